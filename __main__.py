@@ -1,0 +1,5 @@
+"""python -m tightfit."""
+
+from .experiments.cli import main
+
+raise SystemExit(main())
