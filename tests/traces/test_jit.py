@@ -1,0 +1,108 @@
+"""Where compiled kernels are kept, and that a stale one is never used."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+KERNELS = """
+from tightfit.traces.jit import helper, inline, kernel
+@inline
+def doubled(x):
+    return x * 2
+@helper
+def more(x):
+    return x + 1
+@kernel
+def both(x):
+    return more(doubled(x))
+"""
+RUN = """
+import numba
+from tightfit.traces import jit
+import kernels
+cold = jit.is_cold(kernels.both), jit.is_cold()
+print(*cold, kernels.both(3), jit.is_cold(kernels.both), jit.JIT, jit.cache_folder(),
+      repr(numba.config.CACHE_DIR), type(kernels.both).__name__, sep="|")
+"""
+
+
+@pytest.fixture
+def run(tmp_path):
+    (tmp_path / "kernels.py").write_text(KERNELS)
+
+    def run(**environment):
+        env = os.environ | {"PYTHONPATH": str(tmp_path), "HOME": str(tmp_path / "home")}
+        for name in ("XDG_CACHE_HOME", "NUMBA_CACHE_DIR", "NUMBA_DISABLE_JIT", "NUMBA_BOUNDSCHECK"):
+            env.pop(name, None)
+        out = subprocess.run([sys.executable, "-c", RUN], env=env | environment, check=True,
+                             capture_output=True, text=True, cwd=tmp_path)  # fmt: skip
+        return out.stdout.strip().split("|")
+
+    return run
+
+
+def test_the_second_process_finds_what_the_first_compiled(run, tmp_path):
+    first, second = run(), run()
+    assert first[:4] == ["True", "True", "7", "False"]
+    assert second[:4] == ["False", "False", "7", "False"]
+    folder = Path(first[5])
+    assert folder == Path(second[5]) and folder.parent == tmp_path / "home" / ".cache" / "tightfit"
+    assert first[6] == "''", "other libraries' kernels would move"
+
+
+def test_old_folders_go_and_other_files_stay(run, tmp_path):
+    base = tmp_path / "home" / ".cache" / "tightfit"
+    for k in range(9):
+        (base / f"{k:016x}").mkdir(parents=True)
+        os.utime(base / f"{k:016x}", (k, k))
+    (base / "mine").mkdir()
+    kept = Path(run()[5]).name
+    assert {p.name for p in base.iterdir()} == {kept, "mine", *(f"{k:016x}" for k in (6, 7, 8))}
+
+
+def test_the_users_own_cache_folder_is_honoured(run, tmp_path):
+    out = run(NUMBA_CACHE_DIR=str(tmp_path / "own"))
+    assert Path(out[5]).is_relative_to(tmp_path / "own")
+    assert out[6] == repr(str(tmp_path / "own"))
+
+
+def test_code_with_index_checks_is_kept_apart(run):
+    assert run()[5] != run(NUMBA_BOUNDSCHECK="1")[5]
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="folders have owners only on Unix")
+def test_a_folder_others_may_write_to_is_not_trusted(run, tmp_path):
+    base = tmp_path / "home" / ".cache" / "tightfit"
+    base.mkdir(parents=True)
+    base.chmod(0o777)
+    (tmp_path / "tmp").mkdir()
+    out = run(TMPDIR=str(tmp_path / "tmp"))
+    assert Path(out[5]).is_relative_to(tmp_path / "tmp")
+    (tmp_path / "tmp" / f"tightfit-{os.getuid()}").chmod(0o777)
+    out = run(TMPDIR=str(tmp_path / "tmp"))
+    assert out[5] == "None" and out[2] == "7"  # compiled anew, kept nowhere
+
+
+def test_without_compilation_functions_stay_plain(run):
+    out = run(NUMBA_DISABLE_JIT="1")
+    assert out[:6] == ["False", "False", "7", "False", "False", "None"]
+    assert out[7] == "function"
+
+
+def test_the_hash_covers_every_floor(tmp_path, monkeypatch):
+    from tightfit.traces import jit
+
+    for floor in jit.FLOORS:
+        (tmp_path / floor).mkdir()
+        (tmp_path / floor / "a.py").write_text("x = 1")
+    monkeypatch.setattr(jit, "__file__", str(tmp_path / "traces" / "jit.py"))
+    before = jit.source_hash.__wrapped__()
+    assert before == jit.source_hash.__wrapped__()
+    for floor in jit.FLOORS:
+        (tmp_path / floor / "a.py").write_text("x = 2")
+        after = jit.source_hash.__wrapped__()
+        assert after != before
+        before = after

@@ -1,0 +1,139 @@
+"""A stripped recording names nobody and replays the same."""
+
+import json
+import zipfile
+
+import numpy as np
+import pytest
+
+from tightfit.traces.event import BLOCK_COLUMNS, ENTRY_COLUMNS, SEGMENT_COLUMNS, empty_columns
+from tightfit.traces.recording import DeviceRecording, Finding, Recording, Stacks
+from tightfit.traces.store import save
+from tightfit.traces.strip import strip
+
+SECRET = "alice"
+
+
+@pytest.fixture
+def recording():
+    """One with the secret in every place that takes text."""
+    entries = empty_columns(ENTRY_COLUMNS, 3)
+    entries["action"][:] = [3, 0, 1]
+    entries["addr"][:] = [4096, 4096, 4096]
+    entries["size"][:] = [2 << 20, 700, 700]
+    entries["time_us"][:] = [1_700_000_000_000_005, 0, 1_700_000_000_000_009]
+    entries["stack"][:] = [1, 0, 1]
+    entries["note"][:] = [0, 1, 1]
+    entries["pool"][:] = [1, 1, 1]
+    host = empty_columns(ENTRY_COLUMNS, 1)
+    host["time_us"][:] = 1_700_000_000_000_003
+    segments = empty_columns(SEGMENT_COLUMNS, 1)
+    segments["address"][:] = 4096
+    segments["total_size"][:] = 2 << 20
+    segments["stack"][:] = 1
+    segments["n_blocks"][:] = 1
+    blocks = empty_columns(BLOCK_COLUMNS, 1)
+    blocks["address"][:] = 4096
+    blocks["size"][:] = 2 << 20
+    blocks["stack"][:] = 1
+    return Recording(
+        name=f"{SECRET}.pickle",
+        devices={0: DeviceRecording(entries, segments, blocks), -1: DeviceRecording(host)},
+        streams=np.array([0, 77], np.int64),
+        pools=[(-1, -1), (0, 0)],
+        stacks=Stacks(
+            [f"/home/{SECRET}/train.py", "forward"],
+            np.array([[0, 3, 1]], np.int64),
+            np.array([0, 0, 1], np.int64),
+            np.array([0], np.uint32),
+        ),
+        notes=["{}", f'{{"user_metadata": "{SECRET}"}}'],
+        settings={
+            "PYTORCH_CUDA_ALLOC_CONF": "max_split_size_mb:64,"
+            f"expandable_segments_reserve_by_class:[{SECRET}:0.5,b:2G],expandable_segments:True",
+            "max_split_size": 64 << 20,
+            "expandable_segments": True,
+            "roundup_power2_divisions": {"1": 0, "2": 4, SECRET: 1},
+            "garbage_collection_threshold": SECRET,
+            SECRET: 1,
+        },
+        annotations=[{"name": SECRET}],
+        extra={"host": SECRET},
+        findings=[
+            Finding("unknown_key", 2, f"Found the key '{SECRET}'.", 0),
+            Finding("truncated", 1, "The beginning is missing."),
+        ],
+    )
+
+
+def test_no_text_of_the_recording_survives(recording, tmp_path):
+    save(recording, tmp_path / "before.npz")
+    save(strip(recording), tmp_path / "after.npz")
+
+    def contents(name):
+        with zipfile.ZipFile(tmp_path / name) as archive:
+            return b"".join(archive.read(member) for member in archive.infolist())
+
+    assert SECRET.encode() in contents("before.npz")
+    after = contents("after.npz")
+    assert SECRET.encode() not in after and b"forward" not in after
+    assert not json.loads(zipfile.ZipFile(tmp_path / "after.npz").read("header.json"))["strings"]
+
+
+def test_what_replay_needs_stays(recording):
+    stripped = strip(recording)
+    for number, device in recording.devices.items():
+        for table in ("entries", "segments", "blocks"):
+            for name, column in getattr(device, table).items():
+                found = getattr(stripped.devices[number], table)[name]
+                if name in ("stack", "note"):
+                    assert not found.any()
+                elif name != "time_us":
+                    assert np.array_equal(found, column), (table, name)
+    assert np.array_equal(stripped.streams, recording.streams)
+    assert stripped.pools == recording.pools
+    assert stripped.conf == "max_split_size_mb:64,expandable_segments:True"
+    assert stripped.settings == {
+        "PYTORCH_CUDA_ALLOC_CONF": stripped.conf,
+        "max_split_size": 64 << 20,
+        "expandable_segments": True,
+        "roundup_power2_divisions": {"1": 0, "2": 4},
+    }
+
+
+def test_times_count_from_the_first_entry_of_any_device(recording):
+    stripped = strip(recording)
+    assert stripped.devices[0].entries["time_us"].tolist() == [2, 0, 6]
+    assert stripped.devices[-1].entries["time_us"].tolist() == [0]
+
+
+def test_findings_keep_what_and_how_often_and_lose_their_wording(recording):
+    found = strip(recording).findings
+    assert [(f.kind, f.count, f.device) for f in found] == [
+        ("unknown_key", 2, 0),
+        ("truncated", 1, None),
+        ("stripped", 1, None),
+    ]
+    assert "1 stacks, 1 notes and 1 annotations" in found[-1].text
+
+
+def test_the_original_is_left_as_it_is(recording):
+    stripped = strip(recording)
+    stripped.devices[0].entries["size"][:] = 1
+    stripped.pools.append((9, 9))
+    assert recording.devices[0].entries["size"].tolist() == [2 << 20, 700, 700]
+    assert recording.devices[0].entries["stack"].tolist() == [1, 0, 1]
+    assert len(recording.pools) == 2 and recording.name == f"{SECRET}.pickle"
+
+
+def test_stripping_twice_reports_once(recording):
+    twice = strip(strip(recording))
+    assert [f.kind for f in twice.findings].count("stripped") == 1
+    assert twice.devices[0].entries["time_us"].tolist() == [0, 0, 4]
+
+
+def test_a_recording_without_times_keeps_none(recording):
+    for device in recording.devices.values():
+        device.entries["time_us"][:] = 0
+    stripped = strip(recording)
+    assert not stripped.devices[0].entries["time_us"].any()

@@ -1,0 +1,246 @@
+"""Compiled code: the decorators for it, and where the compiled form is kept.
+
+The only file that imports Numba. Three decorators, from the outside in:
+
+    @kernel   an entry point that Python calls; compiled once per machine, kept on disk
+    @helper   a function that kernels call; stays a call
+    @inline   a function that kernels call; always becomes part of its caller
+
+With NUMBA_DISABLE_JIT=1 all three leave the plain Python function, so that a debugger sees it.
+
+Compiled kernels are kept below `<user cache folder>/tightfit/<hash>`, where the hash covers the
+sources of every floor that holds kernels. Numba itself would only notice edits in the kernel's own
+file, not in the functions the kernel calls, and would go on serving old results.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import stat
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, TypeVar
+
+import llvmlite
+import numba
+import numba.core.config
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+# Numba has no usable types of its own: its settings are made at run time.
+_config: Any = numba.core.config
+_njit: Any = numba.njit
+_cfunc: Any = numba.cfunc
+
+JIT: bool = not _config.DISABLE_JIT
+KEEP = 4  # folders of compiled kernels that stay on disk, newest first
+FLOORS = ("traces", "sim", "policies")  # the floors that may hold kernels
+
+
+def _start_without_scipy() -> None:
+    """Load Numba's array functions without importing SciPy, a third of its start-up time.
+
+    It imports SciPy only to see whether matrix products can be compiled. Here an installed SciPy
+    is answer enough; a kernel that multiplies matrices still gets the full check.
+
+    Source: numba/np/arraymath.py, _check_blas
+    """
+    if "numba.np.arraymath" in sys.modules or find_spec("scipy") is None:
+        return
+    import numba.np.linalg as linalg
+
+    check = linalg.ensure_blas
+    linalg.ensure_blas = lambda: None
+    try:
+        import numba.np.arraymath  # noqa: F401
+    finally:
+        linalg.ensure_blas = check
+
+
+if JIT:
+    with suppress(ImportError, AttributeError):  # only a shortcut: another Numba may lack it
+        _start_without_scipy()
+
+
+def kernel(function: F) -> F:
+    """Compile an entry point: Python calls it, its compiled form is kept on disk.
+
+    It runs without the interpreter's lock, so kernels may run in parallel threads. Division by
+    zero does not raise (NumPy's rule), integer overflow wraps, indices are not checked.
+    """
+    folder = cache_folder()
+    if folder is None:
+        return _njit(nogil=True, error_model="numpy")(function)
+    # Numba reads the folder when it decorates. Other libraries' kernels must not move there.
+    before = _config.CACHE_DIR
+    _config.CACHE_DIR = str(folder)
+    try:
+        return _njit(cache=True, nogil=True, error_model="numpy")(function)
+    finally:
+        _config.CACHE_DIR = before
+
+
+def c_function(signature: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Compile a C function of a given Numba signature, kept on disk like a kernel.
+
+    Returns:
+        A decorator; what it returns has the function's `address`.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        folder = cache_folder()
+        if folder is None:
+            return _cfunc(signature, error_model="numpy")(function)
+        before = _config.CACHE_DIR
+        _config.CACHE_DIR = str(folder)
+        try:
+            return _cfunc(signature, cache=True, error_model="numpy")(function)
+        finally:
+            _config.CACHE_DIR = before
+
+    return decorate
+
+
+def helper(function: F) -> F:
+    """Compile a function that only kernels call, as a call of its own.
+
+    Without the two wrappers for callers in Python and C it compiles in half the time.
+    """
+    return _njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(
+        function
+    )
+
+
+def inline(function: F) -> F:
+    """Compile a function that only kernels call, into each of its callers.
+
+    For the small functions of a hot loop: an array that crosses a real call costs two atomic
+    reference counts, which is more than most such functions do.
+    """
+    return _njit(
+        nogil=True,
+        error_model="numpy",
+        forceinline=True,
+        no_cpython_wrapper=True,
+        no_cfunc_wrapper=True,
+    )(function)
+
+
+def is_cold(*kernels: Callable[..., Any]) -> bool:
+    """Return whether a first call would compile, which takes seconds and is worth a word.
+
+    Args:
+        kernels: the kernels about to be called; none = any kernel of the package.
+    """
+    if not JIT:
+        return False
+    folder = cache_folder()
+    if folder is None:
+        return not kernels or any(not getattr(k, "signatures", ()) for k in kernels)
+    if not kernels:
+        return next(folder.glob("*/*.nbi"), None) is None
+    return any(
+        not getattr(k, "signatures", ())
+        and next(folder.glob(f"*/*.{k.__qualname__}-*.nbi"), None) is None
+        for k in kernels
+    )
+
+
+@cache
+def source_hash() -> str:
+    """Return 16 hex digits that change whenever a compiled kernel might."""
+    root = Path(__file__).resolve().parent.parent
+    digest = hashlib.sha256()
+    for part in (
+        numba.__version__,
+        llvmlite.__version__,
+        sys.version,
+        # Numba does not tell code with index checks from code without when it looks in its cache.
+        str((_config.BOUNDSCHECK, _config.OPT, _config.DEBUGINFO_DEFAULT)),
+    ):
+        digest.update(part.encode() + b"\0")
+    for floor in FLOORS:
+        for path in sorted((root / floor).glob("*.py")):
+            digest.update(f"{floor}/{path.name}\0".encode())
+            # A file can vanish between listing and reading while someone edits.
+            with suppress(OSError):
+                digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:16]
+
+
+@cache
+def cache_folder() -> Path | None:
+    """Return the folder that holds this version's compiled kernels, or None if none can.
+
+    Tried in order: NUMBA_CACHE_DIR if the user set it, the user's cache folder, a folder of the
+    user's own in the temporary folder. Older versions' folders beside it are deleted.
+    """
+    if not JIT:
+        return None
+    for base in _bases():
+        folder = base / source_hash()
+        try:
+            _make_private(base)
+            folder.mkdir(exist_ok=True)
+            os.utime(folder)  # newest now: another process must not delete it
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError:
+            continue
+        _delete_old(base)
+        return folder
+    return None
+
+
+def _bases() -> list[Path]:
+    """Return the places to try, best first."""
+    if _config.CACHE_DIR:
+        return [Path(_config.CACHE_DIR).absolute() / "tightfit"]
+    bases = []
+    with suppress(RuntimeError):  # no home folder
+        if sys.platform == "win32":
+            user = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
+        elif sys.platform == "darwin":
+            user = Path.home() / "Library" / "Caches"
+        else:
+            user = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        bases.append(Path(user) / "tightfit")
+    who = str(os.getuid()) if hasattr(os, "getuid") else os.environ.get("USERNAME", "user")
+    bases.append(Path(tempfile.gettempdir()) / f"tightfit-{who}")
+    return bases
+
+
+def _make_private(base: Path) -> None:
+    """Create a folder if needed, and refuse one that somebody else could have filled.
+
+    Compiled kernels are code: a folder in the temporary folder may have been laid out by another
+    user of the machine.
+
+    Raises:
+        OSError: it cannot be created, or is not ours alone to write.
+    """
+    base.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not hasattr(os, "getuid"):
+        return
+    found = os.stat(base, follow_symlinks=not base.name.startswith("tightfit-"))
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+        raise PermissionError(f"{base} is not a folder that only this user can write")
+
+
+def _delete_old(base: Path) -> None:
+    """Delete all but the newest folders of compiled kernels."""
+    dated = []
+    with suppress(OSError):
+        for path in base.iterdir():
+            if re.fullmatch("[0-9a-f]{16}", path.name):
+                with suppress(OSError):  # another process deleted it first
+                    dated.append((path.stat().st_mtime, path))
+    for _, path in sorted(dated, reverse=True)[KEEP:]:
+        shutil.rmtree(path, ignore_errors=True)

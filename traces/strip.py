@@ -1,0 +1,103 @@
+"""Strip a recording of everything that could name a person or a machine, and keep what replays."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+
+from .recording import DeviceRecording, Finding, Recording, Stacks
+
+# What PyTorch itself writes into `allocator_settings`; other keys are somebody's own.
+_SETTINGS = frozenset(
+    {
+        "PYTORCH_CUDA_ALLOC_CONF",
+        "max_split_size",
+        "garbage_collection_threshold",
+        "expandable_segments",
+        "pinned_num_register_threads",
+        "release_lock_on_cudamalloc",
+        "pinned_use_cuda_host_register",
+        "roundup_power2_divisions",
+        "graph_capture_record_stream_reuse",
+        "max_round_threshold",
+        "max_cached_size",
+    }
+)
+# The names of stream classes are the user's, and the key moves no recorded memory.
+_CLASSES = re.compile(r"\s*expandable_segments_reserve_by_class\s*:\s*\[[^\]]*\]?\s*,?")
+
+
+def strip(recording: Recording) -> Recording:
+    """Return a copy that can be given away and replays the same.
+
+    Gone: stacks, notes (among them user metadata), annotations, the file's own additional keys,
+    its name, settings PyTorch does not write itself, the wording of findings. Times become
+    microseconds since the first entry of any device. Kept: entries, segments and blocks with their
+    addresses, sizes, streams and pools, and the settings.
+
+    Args:
+        recording: left as it is.
+
+    Returns:
+        A recording with a finding "stripped".
+    """
+    first = min(
+        (int(t[t != 0].min()) for t in _times(recording) if np.any(t != 0)),
+        default=0,
+    )
+    findings = [
+        Finding(f.kind, f.count, f"{f.kind}: {f.count}; the wording was stripped.", f.device)
+        for f in recording.findings
+        if f.kind != "stripped"
+    ]
+    findings.append(
+        Finding(
+            "stripped",
+            1,
+            f"{len(recording.stacks) - 1} stacks, {len(recording.notes) - 1} notes and "
+            f"{len(recording.annotations)} annotations were removed; times count from the first "
+            "entry.",
+        )
+    )
+    return Recording(
+        name="stripped",
+        devices={n: _strip_device(d, first) for n, d in recording.devices.items()},
+        streams=recording.streams.copy(),
+        pools=list(recording.pools),
+        stacks=Stacks(),
+        settings=_strip_settings(recording.settings),
+        findings=findings,
+    )
+
+
+def _times(recording: Recording) -> list[np.ndarray]:
+    return [device.entries["time_us"] for device in recording.devices.values()]
+
+
+def _strip_device(device: DeviceRecording, first_time: int) -> DeviceRecording:
+    tables = []
+    for table in (device.entries, device.segments, device.blocks):
+        copy = {name: column.copy() for name, column in table.items()}
+        for name in copy.keys() & {"stack", "note"}:
+            copy[name][:] = 0
+        tables.append(copy)
+    times = tables[0]["time_us"]
+    times[times != 0] -= first_time  # 0 says that no time was recorded
+    return DeviceRecording(*tables)
+
+
+def _strip_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    kept = {key: value for key, value in settings.items() if key in _SETTINGS}
+    conf = kept.get("PYTORCH_CUDA_ALLOC_CONF")
+    if isinstance(conf, str):
+        kept["PYTORCH_CUDA_ALLOC_CONF"] = _CLASSES.sub("", conf).removesuffix(",")
+    for key, value in list(kept.items()):
+        if key == "roundup_power2_divisions" and isinstance(value, dict):
+            kept[key] = {str(k): v for k, v in value.items() if str(k).isdecimal()}
+        elif isinstance(value, str) != (key == "PYTORCH_CUDA_ALLOC_CONF") or isinstance(
+            value, (list, dict)
+        ):
+            del kept[key]  # not of the type PyTorch writes
+    return kept

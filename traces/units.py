@@ -1,0 +1,49 @@
+"""Byte units: constants, parsing of "24GiB", formatting of 25769803776."""
+
+from __future__ import annotations
+
+import re
+
+from .errors import ConfigError
+
+KiB, MiB, GiB, TiB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
+
+_SUFFIX = {
+    "": 1, "b": 1,
+    "k": KiB, "kib": KiB, "kb": 1000,
+    "m": MiB, "mib": MiB, "mb": 1000**2,
+    "g": GiB, "gib": GiB, "gb": 1000**3,
+    "t": TiB, "tib": TiB, "tb": 1000**4,
+}  # fmt: skip
+
+
+def round_up(size: int, quantum: int) -> int:
+    """Round a size up to a multiple of quantum (both in bytes)."""
+    return -(-size // quantum) * quantum
+
+
+def parse_bytes(text: str, where: str = "size") -> int:
+    """Parse a positive size such as "24GiB", "512 MiB", "40G" or "1073741824".
+
+    K, M, G and T are binary, as in PyTorch's messages; kB, MB, GB, TB are decimal.
+
+    Raises:
+        ConfigError: the text is not a positive size.
+    """
+    m = re.fullmatch(r"\s*(\d+(?:_\d+)*(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
+    factor = _SUFFIX.get(m.group(2).lower()) if m else None
+    value = 0
+    if m and factor:
+        value = int(float(m.group(1)) * factor) if "." in m.group(1) else int(m.group(1)) * factor
+    if value <= 0 or value >= 1 << 62:
+        raise ConfigError(f"{where}: found {text!r}, expected a size such as 24GiB or 1073741824")
+    return value
+
+
+def format_bytes(size: int) -> str:
+    """Format a size for people: MiB below 10 GiB, GiB above, bytes below 1 MiB."""
+    if abs(size) >= 10 * GiB:
+        return f"{size / GiB:,.2f} GiB"
+    if abs(size) >= MiB:
+        return f"{size / MiB:,.1f} MiB"
+    return f"{size:,} B"
