@@ -1,0 +1,1 @@
+"""The machine: heap, free sets, driver and the replay of a program through a policy."""

@@ -1,0 +1,165 @@
+"""Functions compiled apart: the cold half of the kernel, called through a table of addresses.
+
+Numba links, and optimises again, the whole body of a callee into each of its callers. The cold
+functions form a chain ten calls deep, and compiled the usual way they took 35 seconds of the
+kernel's 40. Compiled apart each is compiled once: the state carries a table of their addresses and
+a call goes through it, at the price of an indirect call.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..traces.jit import JIT, c_function, inline
+from .state import TABLE_SIZE
+
+# Every function compiled apart; its place here is its place in the table. Machine code kept on
+# disk has these numbers in it, so they must not depend on the order of imports.
+NAMES = (
+    "merge_pairs", "gather", "sort_blocks",
+    "change", "track_malloc", "track_free_requested", "track_free_completed",
+    "log", "driver_malloc", "driver_map",
+    "new_segment", "release_segment",
+    "place", "insert_unmapped", "remove_unmapped", "map_pages", "new_reservation",
+    "grow_segment", "unmap", "next_frontier", "walk_frontier", "best_fixed",
+    "free_later", "complete", "synchronize", "sorted_pool", "release_blocks",
+    "release_pool", "release_freeable_pools", "release_everything", "release_oversize",
+    "collect_garbage",
+    "obtain", "carve_new", "free_tried", "rare_op",
+)  # fmt: skip
+# A policy's cold hooks take the places after them; which functions those are is the policy's.
+HOOK_NAMES = ("before_driver", "from_driver", "recover")
+
+_compilers: dict[str, Callable[[], Any]] = {}
+_compiled: dict[str, Any] = {}
+_tables: dict[str, np.ndarray] = {}
+
+
+def place_of(name: str) -> int:
+    """Place of a function or cold hook in the table of addresses."""
+    return (NAMES + HOOK_NAMES).index(name)
+
+
+if JIT and not TYPE_CHECKING:
+    from numba import types
+    from numba.extending import intrinsic
+
+    from .view import view_at
+
+    def _invoker(n: int) -> Any:
+        """Intrinsic that calls the C function at an address with n int64 arguments."""
+        names = ", ".join(f"x{k}" for k in range(n))
+        namespace: dict[str, Any] = {}
+
+        def build(builder: Any, args: Any) -> Any:
+            from llvmlite import ir
+
+            word = ir.IntType(64)
+            pointer = ir.FunctionType(word, [word] * n).as_pointer()
+            return builder.call(builder.inttoptr(args[0], pointer), args[1:])
+
+        signature = types.int64(*[types.int64] * (n + 1))
+        namespace.update(build=build, signature=signature)
+        exec(
+            f"def invoke(typingctx, address, {names}):\n"
+            f"    def codegen(context, builder, sig, args): return build(builder, args)\n"
+            f"    return signature, codegen\n",
+            namespace,
+        )
+        return intrinsic(namespace["invoke"])
+
+    _invokers = {n: _invoker(n) for n in range(2, 12)}
+
+    @intrinsic
+    def as_word(typingctx, x):  # noqa: ANN001, ANN201
+        """An integer or a boolean as int64, nothing as 0."""
+
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            if isinstance(x, types.NoneType):
+                return context.get_constant(types.int64, 0)
+            return context.cast(builder, args[0], x, types.int64)
+
+        return types.int64(x), codegen
+
+    def calling(name: str, parameters: tuple[str, ...]) -> Any:
+        """Inline function that calls table entry `name` with a View and further integers."""
+        rest = parameters[1:]
+        namespace: dict[str, Any] = {"invoke": _invokers[2 + len(rest)], "k": place_of(name)}
+        handed = ", ".join(["s.state_at", "s.plan_at", *rest])
+        exec(f"def {name}({', '.join(parameters)}): return invoke(s.table[k], {handed})", namespace)
+        return inline(namespace[name])
+
+    def compile_apart(function: Callable[..., Any]) -> Any:
+        """Compile a function of a View and integers as a C function of two addresses and those."""
+        parameters = list(inspect.signature(function).parameters)
+        rest = parameters[1:]
+        name = f"{function.__name__}_apart"
+        namespace: dict[str, Any] = {
+            "body": inline(function),
+            "view_at": view_at,
+            "as_word": as_word,
+            "__name__": function.__module__,
+        }
+        text = (
+            f"def {name}({', '.join(['a', 'p', *rest])}):\n"
+            f"    return as_word(body({', '.join(['view_at(a, p)', *rest])}))\n"
+        )
+        # Numba keeps machine code beside a file name, so the wrapper names the function's own file.
+        exec(compile(text, inspect.getfile(function), "exec"), namespace)
+        return c_function(types.int64(*[types.int64] * (2 + len(rest))))(namespace[name])
+
+    def apart(function: Callable[..., Any]) -> Any:
+        """Compile a function `f(s, ...)` of a View and integers apart; it returns an integer."""
+        name = function.__name__
+        _compilers[name] = lambda: compile_apart(function)
+        return calling(name, tuple(inspect.signature(function).parameters))
+
+else:
+
+    def apart(function: Callable[..., Any]) -> Any:
+        """Leave the function as it is: nothing is compiled."""
+        return function
+
+    def compile_apart(function: Callable[..., Any]) -> Any:
+        """Nothing to compile."""
+        return function
+
+    def calling(name: str, parameters: tuple[str, ...]) -> Any:
+        """Function that calls the cold hook `name` of the policy last given to addresses()."""
+        return lambda *args: _compiled[name](*args)
+
+
+def addresses(cold_hooks: dict[str, Callable[..., Any]], key: str) -> np.ndarray:
+    """Table of addresses for a state, compiling what is not compiled yet.
+
+    Args:
+        cold_hooks: the policy's functions for HOOK_NAMES.
+        key: identifies the policy's content.
+
+    Returns:
+        shape (TABLE_SIZE,), int64.
+    """
+    if not JIT:
+        _compiled.update(cold_hooks)
+        return np.zeros(TABLE_SIZE, np.int64)
+    if key not in _tables:
+        _tables[key] = _table_of(cold_hooks, key)
+    return _tables[key]
+
+
+def _table_of(cold_hooks: dict[str, Callable[..., Any]], key: str) -> np.ndarray:
+    table = np.zeros(TABLE_SIZE, np.int64)
+    for k, name in enumerate(NAMES):
+        if name not in _compiled:
+            _compiled[name] = _compilers[name]()
+        table[k] = _compiled[name].address
+    for name in HOOK_NAMES:
+        kept = f"{key}.{name}"
+        if kept not in _compiled:
+            _compiled[kept] = compile_apart(cold_hooks[name])
+        table[place_of(name)] = _compiled[kept].address
+    return table

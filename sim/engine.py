@@ -1,0 +1,284 @@
+"""The replay loop: a program's events meet a policy's decisions."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..traces.event import Action
+from ..traces.jit import inline, kernel
+from ..traces.program import Op
+from .apart import apart
+from .driver import log
+from .expandable import home, place
+from .index import move, rank, remove, stays
+from .memory import prefetch, words_of
+from .policy import before_driver, choose, from_driver, recover, splits
+from .reclaim import (
+    complete,
+    free,
+    free_later,
+    release_everything,
+    release_freeable_pools,
+    release_pool,
+    synchronize,
+)
+from .state import (
+    ALLOCATED,
+    ASKED,
+    BIN_SHIFT,
+    CAPACITY,
+    CAPTURE_EMPTIES_POOLS,
+    CLASS_WORDS,
+    DRIVER_USED,
+    FIRST_BIN,
+    FIRST_OOM,
+    FIRST_OOM_BYTES,
+    FREEABLE,
+    HUGE,
+    IN_CAPTURE,
+    KIND_MASK,
+    LANE,
+    LANE_WORDS,
+    NEED,
+    NOW,
+    OOMS,
+    PEAK_ACTIVE,
+    PEAK_ALLOCATED,
+    PEAK_REQUESTED,
+    PENDING,
+    POOL,
+    POOL_WORDS,
+    REJECTED,
+    REQUESTED,
+    SINGLE_POOL_EMPTY,
+    SPARES,
+    SPARES_NEEDED,
+    STOP_AT_OOM,
+    SYNCS,
+    TRACK,
+    is_expandable,
+    new_id,
+    order_of_piece,
+)
+from .stats import track_malloc
+from .view import view
+
+# An event is slot << 32 | class << 4 | op: ops as in program.Op, and one of the packer's own.
+MALLOC, FREE, TRY = int(Op.MALLOC), int(Op.FREE), int(Op.TRY)
+FREE_LATER, COMPLETE = int(Op.FREE_LATER), int(Op.COMPLETE)
+RELEASE_POOL, CAPTURE = int(Op.RELEASE_POOL), int(Op.CAPTURE)
+MALLOC_REVIVES = 8  # a malloc that takes a released private pool back into use
+OP_BITS, OP_MASK = 4, 15
+AHEAD = 8  # events; measured: 4 to 16 do equally well
+OOM = int(Action.OOM)
+
+
+@inline
+def _ask_driver(s, q, try_op):
+    """Obtain a used block from the driver, with recovery; 0 after an out-of-memory error."""
+    s.g[REJECTED] = 0
+    before_driver(s, q)
+    stage = np.int64(0)
+    b = from_driver(s, q, False, try_op)
+    while b == 0:
+        stage = recover(s, q, stage)
+        if stage == 0:
+            break
+        b = from_driver(s, q, stage == 2, try_op)
+    if b == 0:
+        if s.g[FIRST_OOM] == 0:
+            s.g[FIRST_OOM] = s.g[NOW] + 1
+            s.g[FIRST_OOM_BYTES] = s.classes[q + NEED]
+        if s.g[REJECTED] == 0:
+            s.g[OOMS] += 1
+            room = np.int64(0)
+            if s.opt[CAPACITY] < HUGE:
+                room = max(room, s.opt[CAPACITY] - s.g[DRIVER_USED])
+            log(s, OOM, room, s.classes[q + NEED], s.classes[q + LANE])
+    return b
+
+
+@apart
+def obtain(s, q, try_op):
+    """A used block from the driver that holds the request, not split yet; 0 = out of memory."""
+    return _ask_driver(s, q, try_op)
+
+
+@inline
+def _cut_front(s, b, need):
+    """A new used block for the first `need` bytes of b; the caller moves b behind it."""
+    piece = new_id(s)
+    left = np.int64(s.prev[b])
+    s.prev[piece] = left
+    s.next[piece] = b
+    s.prev[b] = piece
+    s.next[left] = piece
+    s.size[piece] = need
+    s.addr[piece] = s.addr[b]
+    s.order[piece] = order_of_piece(s, b)
+    s.phase[piece] = s.phase[b]
+    s.lane[piece] = s.lane[b]
+    s.tag[piece] = s.tag[b] & KIND_MASK
+    return piece
+
+
+@apart
+def carve_new(s, b, q, did_split):
+    """Cut the request off block b, fresh from the driver, or hand all of it out."""
+    if did_split:
+        need = s.classes[q + NEED]
+        piece = _cut_front(s, b, need)
+        s.size[b] -= need
+        s.addr[b] += need
+        place(s, b)
+        b = piece
+        g = s.classes[q + FIRST_BIN]
+    else:
+        g = rank(s, np.int64(s.lane[b]), s.size[b])
+    s.tag[b] = (g << BIN_SHIFT) | (s.tag[b] & KIND_MASK)
+    return b
+
+
+@inline
+def malloc(policy, s, klass, try_op):
+    """Serve one request; the block handed out, or 0 after an out-of-memory error."""
+    q = klass * CLASS_WORDS
+    b = choose(policy, s, q)
+    if b != 0:
+        need = s.classes[q + NEED]
+        rest = s.size[b] - need
+        did_split = splits(policy, s, q, rest)
+        if did_split:
+            piece = _cut_front(s, b, need)
+            if is_expandable(s, b):
+                g = home(s, b, np.int64(s.next[b]), rest)
+            else:
+                g = rank(s, np.int64(s.lane[b]), rest)
+            order = np.int64(s.order[b])
+            if not stays(s, b, rest, s.addr[b] + need, order, g):
+                move(s, b, rest, s.addr[b] + need, order, g)
+            b = piece
+            s.tag[b] = (s.classes[q + FIRST_BIN] << BIN_SHIFT) | (s.tag[b] & KIND_MASK)
+        else:
+            remove(s, b)
+            if is_expandable(s, b):  # it may have been on the frontier
+                g = rank(s, np.int64(s.lane[b]), s.size[b])
+                s.tag[b] = (g << BIN_SHIFT) | (s.tag[b] & KIND_MASK)
+        if s.opt[TRACK] != 0:
+            track_malloc(s, b, q, did_split)
+    else:
+        b = obtain(s, q, try_op)
+        if b == 0:
+            return b
+        did_split = splits(policy, s, q, s.size[b] - s.classes[q + NEED])
+        b = carve_new(s, b, q, did_split)
+        if s.opt[TRACK] != 0:
+            track_malloc(s, b, q, did_split)
+    asked = s.classes[q + ASKED]
+    s.asked[b] = asked
+    allocated = s.g[ALLOCATED] + s.size[b]
+    s.g[ALLOCATED] = allocated
+    if allocated > s.g[PEAK_ALLOCATED]:
+        s.g[PEAK_ALLOCATED] = allocated
+    active = allocated + s.g[PENDING]
+    if active > s.g[PEAK_ACTIVE]:
+        s.g[PEAK_ACTIVE] = active
+    requested = s.g[REQUESTED] + asked
+    s.g[REQUESTED] = requested
+    if requested > s.g[PEAK_REQUESTED]:
+        s.g[PEAK_REQUESTED] = requested
+    return b
+
+
+@apart
+def rare_op(s, op, arg):
+    """EMPTY_CACHE, RELEASE_POOL and CAPTURE."""
+    if op == CAPTURE:
+        s.g[IN_CAPTURE] = arg
+    elif op == RELEASE_POOL:
+        s.pool[2 * arg * POOL_WORDS + FREEABLE] = 1
+    elif arg == 0 or s.opt[SINGLE_POOL_EMPTY] == 0:
+        if s.g[IN_CAPTURE] == 0:
+            release_everything(s)
+        elif s.opt[CAPTURE_EMPTIES_POOLS] != 0:
+            release_freeable_pools(s)
+        else:
+            s.g[SYNCS] += 1  # and then PyTorch's assertion fails
+    elif s.pool[2 * arg * POOL_WORDS + FREEABLE] != 0:
+        if s.g[IN_CAPTURE] != 0:
+            s.g[SYNCS] += 1  # and then PyTorch's assertion fails
+        else:
+            synchronize(s, arg)
+            release_pool(s, arg)
+
+
+@apart
+def free_tried(s, b):
+    free(s, b)
+
+
+@kernel
+def play(policy, events, start, state, plan, out):
+    """Carry out events[start:].
+
+    Args:
+        events: shape (n,), int64; slot << 32 | class << 4 | op.
+        state, plan: buffers of state.STATE and state.PLAN; the state is modified in place.
+        out: shape (n,) or (0,), int64; receives the address each event dealt with, 0 = none.
+
+    Returns:
+        Index of the first event not carried out: n at the end; less if the replay ended at an
+        out-of-memory error (counter FIRST_OOM is set) or the state must grow (it is not).
+    """
+    s = view(state, plan)
+    keep = out.size > 0
+    n = events.size
+    words = words_of(events)
+    for i in range(start, n):
+        if s.g[SPARES] <= s.g[SPARES_NEEDED]:
+            return i
+        ahead = words[min(i + AHEAD, n - 1)]  # what it will need is on its way when it comes up
+        prefetch(s.classes, ((ahead >> OP_BITS) & 0xFFFFFFF) * CLASS_WORDS)
+        prefetch(s.size, np.int64(s.slot[ahead >> 32]))
+        e = words[i]
+        op = e & OP_MASK
+        slot = e >> 32
+        klass = (e >> OP_BITS) & 0xFFFFFFF
+        s.g[NOW] = i
+        if op & 3 == 0:  # MALLOC, TRY, MALLOC_REVIVES
+            if op != MALLOC:
+                pool = s.lanes[s.classes[klass * CLASS_WORDS + LANE] * LANE_WORDS + POOL]
+                s.pool[(pool & ~1) * POOL_WORDS + FREEABLE] = 0
+            b = malloc(policy, s, klass, op == TRY)
+            if keep:
+                out[i] = s.addr[b] if b != 0 else 0
+            if b == 0:
+                s.slot[slot] = 0
+                if s.opt[STOP_AT_OOM] != 0:
+                    return i + 1
+            elif op == TRY:
+                free_tried(s, b)
+            else:
+                s.slot[slot] = b
+        elif op == FREE:
+            b = np.int64(s.slot[slot])
+            s.slot[slot] = 0
+            if b != 0:
+                if keep:
+                    out[i] = s.addr[b]
+                free(s, b)
+        elif op == FREE_LATER:
+            b = np.int64(s.slot[slot])
+            if b != 0:
+                if keep:
+                    out[i] = s.addr[b]
+                free_later(s, b, slot)
+        elif op == COMPLETE:
+            b = np.int64(s.slot[slot])
+            if b != 0:
+                if keep:
+                    out[i] = s.addr[b]
+                complete(s, b)
+        else:
+            rare_op(s, op, slot)
+    return n

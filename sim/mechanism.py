@@ -1,0 +1,118 @@
+"""What a mechanism is: a policy that is not split-and-coalesce under the native allocator.
+
+Two calls hand out memory, and a third may give it back to the driver. `m` is the simulation's
+Ground; a block is a row of its arrays, taken with `new_block` and given back with `drop_block`.
+
+    allocate(m, size, lane) -> block   a block with addr, and size >= the bytes asked for; 0 = none
+    free(m, block)                     the block's memory may be handed out again
+    trim(m) -> bytes                   give memory that nobody holds back to the driver
+
+The replay loop measures, keeps what other streams still read, and answers a refusal: it waits for
+those streams, calls `trim` and asks once more. All three calls are compiled into the loop, once per
+content of the policy. `ground_driver.py` is where memory comes from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..traces.jit import source_hash
+from ..traces.program import Op, Program
+from .device import Device
+from .param import Param
+from .policy import Policy, _generic, _registry
+
+CALLS = {"allocate": ("m", "size", "lane"), "free": ("m", "b"), "trim": ("m",)}
+allocate = _generic("allocate", CALLS["allocate"])
+free = _generic("free", CALLS["free"])
+trim = _generic("trim", CALLS["trim"])
+
+
+def keeps_everything(m: Any) -> int:
+    """A trim for mechanisms that never give memory back."""
+    return 0
+
+
+@dataclass(frozen=True)
+class Honours:
+    """What a mechanism keeps apart or makes use of; the rest of a program is served regardless.
+
+    Attributes:
+        streams: memory freed on one stream is not handed to another.
+        pools: private pools keep their memory to themselves.
+        returns: memory that nobody holds can go back to the driver.
+        shares: it takes a share of the device at the start, so it wants to know how large that is.
+    """
+
+    streams: bool = False
+    pools: bool = False
+    returns: bool = False
+    shares: bool = False
+
+
+class Mechanism(Policy):
+    """A policy with a mechanism of its own.
+
+    Args:
+        name: as users say it.
+        source: the paper, or the code, that it follows.
+        allocate, free, trim: the calls.
+        params: its parameters; `m.param[k]` holds the value of the k-th.
+        honours: what it keeps apart.
+        alignment: every address is a multiple of this, whatever the parameters.
+        own: number of words of `m.own` it needs, given the parameters and the number of lanes.
+        text: source text the calls came from; part of the key under which kernels are kept.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        source: str,
+        allocate: Callable[..., Any],
+        free: Callable[..., Any],
+        trim: Callable[..., Any] = keeps_everything,
+        params: tuple[Param, ...] = (),
+        honours: Honours = Honours(),  # noqa: B008 (frozen)
+        alignment: int = 256,
+        own: Callable[[Mapping[str, int], int], int] = lambda values, lanes: 1,
+        text: str = "",
+    ) -> None:
+        # No call of Policy's own: it wants the five hooks of the native mechanism.
+        self.name, self.source, self.params, self.honours = name, source, params, honours
+        self.alignment, self.own = alignment, own
+        self.hooks = {"allocate": allocate, "free": free, "trim": trim}
+        digest = hashlib.sha256((source_hash() + text).encode()).hexdigest()[:16]
+        self.key = f"mechanism-{name}-{digest}"
+        _registry[self.key] = self
+
+    @property
+    def defaults(self) -> dict[str, int]:
+        """The values its parameters have unless a user says otherwise."""
+        return {p.name: p.default for p in self.params}
+
+    def ignores(self, program: Program, device: Device) -> list[str]:
+        """Say what of program and device this mechanism does not honour; one sentence each."""
+        out = []
+        if not self.honours.streams and len(program.streams) > 1:
+            out.append(
+                f"{self.name} keeps no streams apart: memory goes from one of the program's "
+                f"{len(program.streams)} streams to another as if they were one"
+            )
+        if not self.honours.pools and len(program.pools) > 1:
+            n = len(program.pools) - 1
+            out.append(
+                f"{self.name} knows no private pools: the program's {n} "
+                f"{'is' if n == 1 else 'are'} served from the common memory"
+            )
+        if not self.honours.returns and (program.op == int(Op.EMPTY_CACHE)).any():
+            n = int((program.op == int(Op.EMPTY_CACHE)).sum())
+            out.append(f"{self.name} returns no memory: {n:,} calls of empty_cache do nothing")
+        if self.honours.shares and device.capacity_bytes is None:
+            out.append(
+                f"{self.name} takes a share of the device at the start; without --capacity it "
+                "takes memory as it needs it"
+            )
+        return out

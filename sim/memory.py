@@ -1,0 +1,283 @@
+"""One flat buffer per simulation: raw pointers to compiled code, NumPy views to Python.
+
+A NumPy array inside a tuple costs an atomic reference count at every call it crosses (measured:
+a factor of 5 to 50 for this kernel); a raw pointer costs nothing. And as one buffer is one
+simulation, a checkpoint is one copy.
+
+With NUMBA_DISABLE_JIT the same code runs interpreted on the NumPy views, bounds checks included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..traces.jit import JIT, inline
+
+ALIGN = 64  # bytes; every field starts on a cache line
+RECORD = 64  # bytes of a table's row
+
+if JIT and not TYPE_CHECKING:
+    import operator
+
+    from llvmlite import ir
+    from numba import types
+    from numba.core.typing.templates import AbstractTemplate, infer_global, signature
+    from numba.extending import intrinsic, lower_builtin, models, register_model
+
+    @intrinsic
+    def count_trailing_zeros(typingctx, x):  # noqa: ANN001, ANN201
+        """Number of trailing zero bits of a non-zero uint64."""
+
+        def codegen(context, builder, signature, args):  # noqa: ANN001, ANN202
+            return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))
+
+        return types.int64(types.uint64), codegen
+
+    @intrinsic
+    def highest_bit(typingctx, x):  # noqa: ANN001, ANN201
+        """Index of the highest set bit of a positive int64."""
+
+        def codegen(context, builder, signature, args):  # noqa: ANN001, ANN202
+            zeros = builder.ctlz(args[0], ir.Constant(ir.IntType(1), 1))
+            return builder.sub(ir.Constant(ir.IntType(64), 63), zeros)
+
+        return types.int64(types.int64), codegen
+
+    @intrinsic
+    def prefetch(typingctx, pointer, index):  # noqa: ANN001, ANN201
+        """Start to load pointer[index] into the cache; it need not exist."""
+
+        def codegen(context, builder, signature, args):  # noqa: ANN001, ANN202
+            kind = signature.args[0]
+            if isinstance(kind, Column):
+                at = _cell(context, builder, kind, *args)
+            else:
+                at = builder.gep(args[0], [args[1]])
+            byte = ir.IntType(8).as_pointer()
+            word = ir.IntType(32)
+            name = "llvm.prefetch.p0"
+            function = builder.module.globals.get(name) or ir.Function(
+                builder.module, ir.FunctionType(ir.VoidType(), [byte, word, word, word]), name
+            )
+            builder.call(function, [builder.bitcast(at, byte), word(0), word(3), word(1)])
+            return context.get_dummy_value()
+
+        return types.none(pointer, types.int64), codegen
+
+    def _pointer(element: Any) -> Any:
+        result = types.CPointer(element)
+
+        @intrinsic
+        def at(typingctx, base, offset):  # noqa: ANN001, ANN201
+            """Pointer to `element`s at base + offset bytes."""
+
+            def codegen(context, builder, signature, args):  # noqa: ANN001, ANN202
+                address = builder.add(args[0], args[1])
+                return builder.inttoptr(address, context.get_value_type(result))
+
+            return result(types.int64, types.int64), codegen
+
+        return at
+
+    i8_at, u8_at = _pointer(types.int64), _pointer(types.uint64)
+    i4_at, f8_at = _pointer(types.int32), _pointer(types.float64)
+
+    class Column(types.Type):
+        """Pointer to a table of records, of which it means one column.
+
+        All columns of a table are one and the same pointer, so that a loop needs one register.
+        """
+
+        def __init__(self, element: Any, offset: int) -> None:
+            self.element, self.offset = element, offset
+            super().__init__(name=f"Column[{element}, {offset}]")
+
+    register_model(Column)(models.OpaqueModel)
+
+    @infer_global(operator.getitem)
+    class _GetItem(AbstractTemplate):
+        def generic(self, args: Any, kws: Any) -> Any:
+            column, index = args
+            if isinstance(column, Column) and isinstance(index, types.Integer):
+                return signature(column.element, column, types.int64)
+
+    @infer_global(operator.setitem)
+    class _SetItem(AbstractTemplate):
+        def generic(self, args: Any, kws: Any) -> Any:
+            column, index, value = args
+            if isinstance(column, Column) and isinstance(index, types.Integer):
+                return signature(types.none, column, types.int64, column.element)
+
+    def _cell(context: Any, builder: Any, column: Any, pointer: Any, index: Any) -> Any:
+        word = ir.IntType(64)
+        row = builder.mul(index, ir.Constant(word, RECORD))
+        offset = builder.add(row, ir.Constant(word, column.offset))
+        at = builder.gep(pointer, [offset], source_etype=ir.IntType(8))
+        return builder.bitcast(at, context.get_value_type(column.element).as_pointer())
+
+    @lower_builtin(operator.getitem, Column, types.int64)
+    def _get(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.load(_cell(context, builder, sig.args[0], *args))
+
+    @lower_builtin(operator.setitem, Column, types.int64, types.Any)
+    def _set(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        pointer, index, value = args
+        builder.store(value, _cell(context, builder, sig.args[0], pointer, index))
+        return context.get_dummy_value()
+
+    def column(code: str, offset: int) -> Any:
+        """Make `at(table)`: the column `offset` bytes into each record of the table there."""
+        result = Column({"i8": types.int64, "i4": types.int32}[code], offset)
+
+        @intrinsic
+        def at(typingctx, table):  # noqa: ANN001, ANN201
+            def codegen(context, builder, signature, args):  # noqa: ANN001, ANN202
+                return builder.inttoptr(args[0], context.get_value_type(result))
+
+            return result(types.int64), codegen
+
+        return at
+
+    @intrinsic
+    def address_of(typingctx, array):  # noqa: ANN001, ANN201
+        """Address of an array's first byte, as int64."""
+
+        def codegen(context, builder, signature, args):  # noqa: ANN001, ANN202
+            from numba.np.arrayobj import make_array
+
+            data = make_array(signature.args[0])(context, builder, args[0]).data
+            return builder.ptrtoint(data, ir.IntType(64))
+
+        return types.int64(array), codegen
+
+    @inline
+    def words_of(array):  # noqa: ANN001, ANN201
+        """An int64 array as a pointer: no negative indices to make up for."""
+        return i8_at(address_of(array), np.int64(0))
+
+else:
+
+    def count_trailing_zeros(x: np.uint64) -> int:
+        """Number of trailing zero bits of a non-zero uint64."""
+        return (int(x) & -int(x)).bit_length() - 1
+
+    def prefetch(pointer: np.ndarray, index: int) -> None:
+        """Nothing to start."""
+
+    def words_of(array: np.ndarray) -> np.ndarray:
+        """The array itself."""
+        return array
+
+    def highest_bit(x: int) -> int:
+        """Index of the highest set bit of a positive int64."""
+        return int(x).bit_length() - 1
+
+
+class Buffer:
+    """A layout of named typed fields, and perhaps a table of records, over one flat int64 buffer.
+
+    Word 0 of a buffer holds its size in bytes, word 1 + k the byte offset of field k, so that
+    compiled code finds the fields from the buffer's address alone; a table has one offset. The
+    columns of a record share a cache line.
+
+    Args:
+        fields: (name, NumPy type code "i8"/"u8"/"i4"/"f8", length: a number or a dimension name).
+        records: the dimension that counts the table's rows.
+        columns: (name, type code "i8"/"i4") of the table's columns, at most RECORD bytes together.
+    """
+
+    def __init__(
+        self,
+        fields: list[tuple[str, str, int | str]],
+        records: str = "",
+        columns: Sequence[tuple[str, str]] = (),
+    ) -> None:
+        self.fields, self.records, self.columns = fields, records, list(columns)
+        self.names = [f[0] for f in fields] + [c[0] for c in columns]
+        widths = [np.dtype(code).itemsize for _, code in columns]
+        self.column_offsets = [sum(widths[:k]) for k in range(len(widths))]
+        if sum(widths) > RECORD:
+            raise ValueError(f"columns take {sum(widths)} bytes, expected at most {RECORD}")
+
+    def _offsets(self, dimensions: dict[str, int]) -> list[int]:
+        """Byte offset of each field and of the table, and the buffer's size."""
+        spans = [
+            (length if isinstance(length, int) else dimensions[length]) * np.dtype(code).itemsize
+            for _, code, length in self.fields
+        ]
+        if self.records:
+            spans.append(dimensions[self.records] * RECORD)
+        offset = -(-(len(spans) + 1) * 8 // ALIGN) * ALIGN
+        offsets = [offset]
+        for span in spans:
+            offset += -(-span // ALIGN) * ALIGN
+            offsets.append(offset)
+        return offsets
+
+    def fixed_offsets(self) -> list[int]:
+        """Byte offsets of the leading fields whose place does not depend on any dimension."""
+        n = next((k for k, f in enumerate(self.fields) if isinstance(f[2], str)), len(self.fields))
+        dimensions = {f[2]: 0 for f in self.fields[n:] if isinstance(f[2], str)}
+        return self._offsets({**dimensions, self.records: 0})[: n + 1]
+
+    def new(self, **dimensions: int) -> np.ndarray:
+        """Return a zeroed buffer, aligned to a cache line."""
+        *offsets, size = self._offsets(dimensions)
+        buffer = _aligned(size)
+        buffer[0] = size
+        buffer[1 : 1 + len(offsets)] = offsets
+        return buffer
+
+    def views(self, buffer: np.ndarray) -> Fields:
+        """Return the fields of a buffer as NumPy views (padding included at their ends)."""
+        return Fields(self, buffer)
+
+
+def copied(buffer: np.ndarray) -> np.ndarray:
+    """Return a copy of a buffer, aligned like it."""
+    new = _aligned(len(buffer) * 8)
+    new[:] = buffer
+    return new
+
+
+def _aligned(size: int) -> np.ndarray:
+    """`size` zero bytes as int64 words, starting at a multiple of ALIGN."""
+    raw = np.zeros((size + ALIGN) // 8, np.int64)
+    shift = (-raw.ctypes.data % ALIGN) // 8
+    return raw[shift : shift + size // 8]
+
+
+class Fields(Mapping[str, np.ndarray]):
+    """The fields and columns of one buffer by name; each view is made when it is asked for."""
+
+    def __init__(self, layout: Buffer, buffer: np.ndarray) -> None:
+        self._layout, self._buffer = layout, buffer
+        self._made: dict[str, np.ndarray] = {}
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self._made:
+            self._made[name] = self._make(name)
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._layout.names)
+
+    def __len__(self) -> int:
+        return len(self._layout.names)
+
+    def _make(self, name: str) -> np.ndarray:
+        layout, buffer = self._layout, self._buffer
+        k = layout.names.index(name)
+        n = len(layout.fields)
+        last = n - 1 + bool(layout.records)
+        start = int(buffer[1 + min(k, n)])
+        end = int(buffer[2 + k]) if k < last else int(buffer[0])
+        code = layout.fields[k][1] if k < n else layout.columns[k - n][1]
+        view = buffer[start >> 3 : end >> 3].view(code)
+        if k < n:
+            return view
+        width = view.itemsize
+        return view[layout.column_offsets[k - n] // width :: RECORD // width]

@@ -1,0 +1,150 @@
+"""Packing: a Program as one 64-bit word per op, the form the replay loop reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..traces.jit import kernel
+from ..traces.program import Op, Program
+from .engine import MALLOC_REVIVES, OP_BITS
+
+MALLOC, FREE, FREE_LATER, COMPLETE, TRY, RELEASE_POOL = (
+    int(Op.MALLOC), int(Op.FREE), int(Op.FREE_LATER), int(Op.COMPLETE), int(Op.TRY),
+    int(Op.RELEASE_POOL),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A program's events, shared by every replay of it.
+
+    Attributes:
+        program: where they came from.
+        events: shape (n,) int64; slot << 32 | class << 4 | op; class = request number + 1.
+        keeps_start: replays start from the recorded layout.
+        prefix: number of leading events that place the start's allocations anew; 0 if kept.
+        start_slot: shape (n_start,) int64; slot of each allocation live at the start.
+        n_slots: slots used, slot 0 included (it stays empty).
+        max_live: most allocations held at any time.
+        plans: what plan.plan_of keeps of the plans built for these events.
+    """
+
+    program: Program
+    events: np.ndarray
+    keeps_start: bool
+    prefix: int
+    start_slot: np.ndarray
+    n_slots: int
+    max_live: int
+    plans: dict[tuple[object, ...], Any] = field(default_factory=dict, repr=False, compare=False)
+
+
+@kernel
+def _pack(op, arg, request, req_pool, n_start, n_pools, events):
+    """Fill `events`; returns (number of slots, most allocations held).
+
+    A slot is the lowest free number, so that a program that repeats itself has events that do.
+    """
+    n_allocs = request.size
+    slot = np.zeros(n_allocs, np.int64)
+    spare = np.empty(n_allocs + 1, np.int64)  # binary heap of freed slot numbers
+    m = 0
+    top = 1
+    released = np.zeros(n_pools, np.uint8)
+    for a in range(n_start):
+        slot[a] = top
+        top += 1
+    live = n_start
+    most = live
+    for i in range(op.size):
+        o = np.int64(op[i])
+        a = np.int64(arg[i])
+        if o == MALLOC:
+            if m == 0:
+                x = top
+                top += 1
+            else:
+                x = spare[0]
+                m -= 1
+                last = spare[m]
+                j = 0
+                while True:
+                    k = 2 * j + 1
+                    if k >= m:
+                        break
+                    if k + 1 < m and spare[k + 1] < spare[k]:
+                        k += 1
+                    if spare[k] >= last:
+                        break
+                    spare[j] = spare[k]
+                    j = k
+                spare[j] = last
+            slot[a] = x
+            live += 1
+            if live > most:
+                most = live
+            pool = req_pool[request[a]]
+            if released[pool] != 0:
+                released[pool] = 0
+                o = np.int64(MALLOC_REVIVES)
+            events[i] = (x << 32) | ((np.int64(request[a]) + 1) << OP_BITS) | o
+        elif o == FREE or o == FREE_LATER or o == COMPLETE:
+            x = slot[a]
+            events[i] = (x << 32) | ((np.int64(request[a]) + 1) << OP_BITS) | o
+            if o != FREE_LATER:
+                live -= 1
+                j = m
+                m += 1
+                while j > 0 and spare[(j - 1) // 2] > x:
+                    spare[j] = spare[(j - 1) // 2]
+                    j = (j - 1) // 2
+                spare[j] = x
+        elif o == TRY:
+            events[i] = ((a + 1) << OP_BITS) | o
+        else:
+            if o == RELEASE_POOL:
+                released[a] = 1
+            events[i] = (a << 32) | o
+    return top, most
+
+
+def pack(program: Program, keep_start: bool = True) -> Packed:
+    """Pack a program.
+
+    Args:
+        program: what to pack.
+        keep_start: start from the recorded layout; False = place its live allocations anew, in
+            allocation order, as ordinary mallocs before the first op.
+    """
+    n_start = program.n_start
+    events = np.empty(program.n_ops, np.int64)
+    n_slots, most = _pack(
+        program.op,
+        program.arg,
+        program.request,
+        program.req_pool,
+        n_start,
+        len(program.pools),
+        events,
+    )
+    start_slot = np.arange(1, n_start + 1, dtype=np.int64)
+    prefix = 0
+    if not keep_start and n_start:
+        klass = program.request[:n_start].astype(np.int64) + 1
+        first = (start_slot << 32) | (klass << OP_BITS)
+        rows = program.start.blocks
+        pending = np.zeros(n_start, bool)
+        owned = rows["alloc"] >= 0
+        pending[rows["alloc"][owned]] = rows["state"][owned] == 2
+        later = first[pending] | FREE_LATER
+        # a block that was pending is freed at once after it was placed
+        order = np.argsort(
+            np.concatenate([2 * start_slot, 2 * start_slot[pending] + 1]), kind="stable"
+        )
+        first = np.concatenate([first | MALLOC, later])[order]
+        prefix = len(first)
+        events = np.concatenate([first, events])
+    return Packed(program, events, keep_start, prefix, start_slot, int(n_slots), int(most))

@@ -1,0 +1,258 @@
+"""The plan of a configuration: lanes, classes and rank tables, shared by all of its runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ..traces.program import Layout, Program
+from ..traces.units import MiB
+from .index import UNIT_BITS
+from .memory import copied
+from .packing import Packed
+from .requests import Requests
+from .state import (
+    ASKED,
+    BINS,
+    CELL_BITS,
+    CELLS,
+    CLASS_WORDS,
+    END_BIN,
+    END_LANE,
+    EXPANDS,
+    FIRST_BIN,
+    FIRST_LANE,
+    FRONTIER,
+    HUGE,
+    IS_SMALL,
+    LANE,
+    LANE_WORDS,
+    LEAST_REST,
+    NEED,
+    PAGE,
+    PLAN,
+    POOL,
+    POOL_WORDS,
+    SEGMENT,
+    START_PAGE,
+    STREAM,
+    TOP_UNITS,
+)
+
+USUAL_PAGES = (20 * MiB, 2 * MiB)
+LONG_TRACE = 200_000  # events from which a finer rank table pays for itself
+PLANS_KEPT = 16  # per packed program
+COARSE, FINE = 6, 11  # cells per octave = 2 ** these
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A built plan.
+
+    Attributes:
+        buffer: state.PLAN fields.
+        lanes: shape (L, LANE_WORDS) int64, the lane table.
+        pools: shape (P, POOL_WORDS) int64, the initial pool table.
+        n_bins: bins used, bin 0 (which stays empty) included.
+        lane_of: (pool, is_small, stream) -> lane.
+        asked: shape (R + 1,); requested bytes by class.
+    """
+
+    buffer: np.ndarray
+    lanes: np.ndarray
+    pools: np.ndarray
+    n_bins: int
+    lane_of: dict[tuple[int, int, int], int]
+    asked: np.ndarray
+
+
+def _cell_of(units: np.ndarray, bits: int) -> np.ndarray:
+    """Cell of each size, in units, in a rank table of 2 ** bits cells per octave."""
+    e = np.maximum(np.frexp(units.astype(np.float64))[1] - 1 - bits, 0)
+    return (e << bits) + (units >> e)
+
+
+def _rank_table(units: np.ndarray, finest: int) -> tuple[int, int, np.ndarray]:
+    """A table that ranks block sizes among request sizes.
+
+    Args:
+        units: shape (n,) ascending distinct request sizes in units.
+        finest: largest number of bits worth its memory.
+
+    Returns:
+        bits; the size from which a block holds every request; and per cell up to that size's,
+        how many requests its smallest size holds.
+    """
+    bits = COARSE
+    cell = _cell_of(units, bits)
+    while bits < finest and len(cell) and np.bincount(np.diff(cell), minlength=1)[0]:
+        bits = min(bits + 2, finest)
+        cell = _cell_of(units, bits)
+    if not len(cell):
+        return bits, 0, np.zeros(1, np.int64)
+    e = np.maximum((cell >> bits) - 1, 0)
+    is_lowest = units & ((np.int64(1) << e) - 1) == 0
+    beyond = int(cell[-1]) + 1
+    e_beyond = max((beyond >> bits) - 1, 0)
+    counts = np.bincount(cell + ~is_lowest, minlength=beyond + 1)
+    return bits, (beyond - (e_beyond << bits)) << e_beyond, np.cumsum(counts)
+
+
+def _lane_keys(program: Program, requests: Requests, start: Layout | None) -> np.ndarray:
+    """Distinct pool << 33 | large << 32 | stream of requests and start segments, sorted."""
+    keys = np.unique(_lane_key(program.req_pool, ~requests.is_small, program.req_stream))
+    if start is not None:
+        t = start.segments
+        keys = np.union1d(keys, _lane_key(t["pool"], t["is_small"] == 0, t["stream"]))
+    return keys
+
+
+def _lane_key(pool: np.ndarray, is_large: np.ndarray, stream: np.ndarray) -> np.ndarray:
+    return (pool.astype(np.int64) << 33) | (is_large.astype(np.int64) << 32) | stream
+
+
+def _find_start_pages(
+    lanes: np.ndarray, lane_of: dict[tuple[int, int, int], int], start: Layout
+) -> None:
+    """Set START_PAGE where mapped runs of the start are not whole pages of the settings.
+
+    A reservation keeps the page size it was created with, whatever large_segment_size_mb says now.
+    """
+    t = start.segments
+    for k in np.flatnonzero(t["is_expandable"]):
+        lane = lane_of[int(t["pool"][k]), int(t["is_small"][k]), int(t["stream"][k])]
+        ends = [int(t["address"][k]) - int(t["reservation"][k])]
+        ends.append(ends[0] + int(t["size"][k]))
+        for page in (int(lanes[lane, START_PAGE]), *USUAL_PAGES):
+            if all(x % page == 0 for x in ends):
+                lanes[lane, START_PAGE] = page
+                break
+
+
+def plan_of(
+    packed: Packed, requests: Requests, start: Layout | None, expands_pools: tuple[bool, bool]
+) -> Plan:
+    """The plan of one configuration; arguments as for build_plan.
+
+    Most settings leave sizes and pools alone: what follows from those is worked out once.
+    """
+    key = (
+        start is None,
+        expands_pools,
+        requests.small_page,
+        requests.large_page,
+        requests.need.tobytes(),
+        requests.is_small.tobytes(),
+    )
+    plan: Plan | None = packed.plans.get(key)
+    if plan is None:
+        plan = build_plan(packed.program, requests, start, expands_pools)
+        if len(packed.plans) >= PLANS_KEPT:
+            packed.plans.clear()
+        packed.plans[key] = plan
+        return plan
+    buffer = copied(plan.buffer)
+    n = len(requests.need) + 1
+    classes = PLAN.views(buffer)["classes"][: n * CLASS_WORDS].reshape(n, CLASS_WORDS)
+    classes[1:, SEGMENT] = requests.segment
+    classes[1:, LEAST_REST] = requests.least_rest
+    return replace(plan, buffer=buffer)
+
+
+def build_plan(
+    program: Program,
+    requests: Requests,
+    start: Layout | None = None,
+    expands_pools: tuple[bool, bool] = (False, False),
+) -> Plan:
+    """Build the plan of one configuration.
+
+    Args:
+        program: the program to be replayed.
+        requests: its requests as the policy decided them.
+        start: the layout the replay starts from, if it keeps one.
+        expands_pools: whether new memory is expandable in (the default pools, private pools).
+    """
+    packed_keys = _lane_keys(program, requests, start)
+    keys = np.stack([packed_keys >> 33, packed_keys >> 32 & 1, packed_keys & 0xFFFFFFFF], axis=1)
+    n_lanes = len(keys)
+    lane_of = {(p, 1 - large, st): k for k, (p, large, st) in enumerate(keys.tolist())}
+    lane = np.searchsorted(
+        packed_keys, _lane_key(program.req_pool, ~requests.is_small, program.req_stream)
+    )
+
+    n = len(requests.need)
+    classes = np.zeros((n + 1, CLASS_WORDS), np.int64)
+    classes[1:, NEED] = requests.need
+    classes[1:, ASKED] = program.req_size
+    classes[1:, SEGMENT] = requests.segment
+    classes[1:, LEAST_REST] = requests.least_rest
+    classes[1:, LANE] = lane
+
+    lanes = np.zeros((n_lanes, LANE_WORDS), np.int64)
+    finest = FINE if program.n_ops > LONG_TRACE and n_lanes <= 8 else COARSE
+    limits: list[np.ndarray] = [np.zeros(1, np.int64)]
+    cells: list[np.ndarray] = []
+    n_cells = 0
+    n_bins = 1
+    for k in range(n_lanes):
+        of_lane = lane == k
+        sizes = np.unique(requests.need[of_lane])
+        bits, top_units, counts = _rank_table(sizes >> UNIT_BITS, finest)
+        row = lanes[k]
+        row[POOL] = 2 * keys[k, 0] + keys[k, 1]
+        row[STREAM] = keys[k, 2]
+        row[IS_SMALL] = not keys[k, 1]
+        row[EXPANDS] = expands_pools[int(keys[k, 0] > 0)]
+        row[PAGE] = requests.large_page if keys[k, 1] else requests.small_page
+        row[START_PAGE] = row[PAGE]
+        row[BINS] = n_bins
+        row[FRONTIER] = n_bins + len(sizes) + 1
+        row[CELLS] = n_cells
+        row[CELL_BITS] = bits
+        row[TOP_UNITS] = top_units
+        classes[1:, FIRST_BIN][of_lane] = (
+            n_bins + 1 + np.searchsorted(sizes, requests.need[of_lane])
+        )
+        classes[1:, END_BIN][of_lane] = n_bins + len(sizes) + 1
+        limits += [sizes, np.array([HUGE, 0])]
+        cells.append(n_bins + counts)
+        n_cells += len(counts)
+        n_bins += len(sizes) + 2
+
+    if start is not None:
+        _find_start_pages(lanes, lane_of, start)
+
+    pools = np.zeros((2 * len(program.pools), POOL_WORDS), np.int64)
+    for p in range(len(pools)):
+        inside = np.flatnonzero(lanes[:, POOL] == p) if n_lanes else np.zeros(0, int)
+        if len(inside):
+            pools[p, FIRST_LANE], pools[p, END_LANE] = inside[0], inside[-1] + 1
+
+    rows = len(program.driver_op)
+    buffer = PLAN.new(
+        classes=classes.size,
+        lanes=max(1, lanes.size),
+        bins=n_bins,
+        cells=max(1, n_cells),
+        script=max(1, 4 * rows),
+    )
+    fields = PLAN.views(buffer)
+    fields["classes"][: classes.size] = classes.ravel()
+    fields["lanes"][: lanes.size] = lanes.ravel()
+    fields["limits"][:n_bins] = np.concatenate(limits)
+    if n_cells:
+        fields["cells"][:n_cells] = np.concatenate(cells)
+    if rows:
+        script = np.stack(
+            [
+                program.driver_op.astype(np.int64),
+                program.driver_action.astype(np.int64),
+                program.driver_addr.astype(np.int64),
+                program.driver_size.astype(np.int64),
+            ],
+            axis=1,
+        )
+        fields["script"][: 4 * rows] = script.ravel()
+    return Plan(buffer, lanes, pools, n_bins, lane_of, classes[:, ASKED].copy())

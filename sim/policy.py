@@ -1,0 +1,122 @@
+"""What a policy is: named hooks that decide, while the mechanism in this folder acts.
+
+A hook is a plain function; `s` is the state's View, `q` the offset of the request's row in
+`s.classes`. Hooks may call the mechanism (index, segments, expandable, reclaim) and are compiled
+into the replay kernel: one kernel per policy content, found again by later processes.
+
+    choose(s, q) -> block           a free block for the request, still in the free set; 0 = none
+    splits(s, q, rest) -> bool      cut `rest` bytes off the end of the chosen block?
+    before_driver(s, q)             no free block fits and the driver is about to be asked
+    from_driver(s, q, retry, try_op) -> block   obtain memory: a used block; 0 = refused
+    recover(s, q, stage) -> stage   refused: give memory back; the next stage, 0 = give up
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..traces.jit import JIT, inline, source_hash
+from .apart import HOOK_NAMES, addresses, calling
+
+HOOKS = {
+    "choose": ("s", "q"),
+    "splits": ("s", "q", "rest"),
+    "before_driver": ("s", "q"),
+    "from_driver": ("s", "q", "retry", "try_op"),
+    "recover": ("s", "q", "stage"),
+}
+
+_registry: dict[str, Policy] = {}
+
+
+class Policy:
+    """A set of hooks under a name.
+
+    Args:
+        name: as users say it.
+        source: the paper, or the code, that the policy follows.
+        hooks: one function per name in HOOKS.
+        text: source text the hooks came from; part of the key under which kernels are kept.
+    """
+
+    def __init__(
+        self, name: str, source: str, hooks: dict[str, Callable[..., Any]], text: str = ""
+    ) -> None:
+        missing = HOOKS.keys() - hooks.keys()
+        if missing:
+            raise TypeError(f"policy {name}: no hook {', '.join(sorted(missing))}")
+        self.name, self.source, self.hooks = name, source, hooks
+        digest = hashlib.sha256((source_hash() + text).encode()).hexdigest()[:16]
+        self.key = f"{name}-{digest}"
+        _registry[self.key] = self
+
+    def addresses(self) -> np.ndarray:
+        """Table of the functions compiled apart, this policy's cold hooks among them."""
+        return addresses({name: self.hooks[name] for name in HOOK_NAMES}, self.key)
+
+
+if JIT and not TYPE_CHECKING:
+    # A policy is an empty value of a Numba type whose name carries its content, so that one static
+    # kernel is specialised, and cached on disk, per content (measured against closures and
+    # dispatchers as arguments, neither of which a second process finds again).
+    from numba import types
+    from numba.extending import (
+        NativeValue,
+        models,
+        overload,
+        register_model,
+        typeof_impl,
+        unbox,
+    )
+
+    class PolicyType(types.Type):
+        def __init__(self, key: str) -> None:
+            self.key_of_policy = key
+            super().__init__(name=f"Policy[{key}]")
+
+    register_model(PolicyType)(models.OpaqueModel)
+
+    @typeof_impl.register(Policy)
+    def _typeof(policy: Policy, _context: object) -> PolicyType:
+        return PolicyType(policy.key)
+
+    @unbox(PolicyType)
+    def _unbox(_type: object, _value: object, c: Any) -> NativeValue:
+        return NativeValue(c.context.get_dummy_value())
+
+    def _generic(hook: str, arguments: tuple[str, ...]) -> Callable[..., Any]:
+        names = ", ".join(arguments)
+        namespace: dict[str, Any] = {"registry": _registry, "inline": inline, "hook": hook}
+        exec(  # Numba insists on the exact signature; only our own HOOKS table is spelt out here
+            f"def {hook}(policy, {names}): raise NotImplementedError\n"
+            f"def resolve(policy, {names}):\n"
+            f"    compiled = inline(registry[policy.key_of_policy].hooks[hook])\n"
+            f"    def call(policy, {names}): return compiled({names})\n"
+            f"    return call\n",
+            namespace,
+        )
+        generic = namespace[hook]
+        overload(generic, jit_options={"forceinline": True, "error_model": "numpy"})(
+            namespace["resolve"]
+        )
+        return generic
+
+else:
+
+    def _generic(hook: str, arguments: tuple[str, ...]) -> Callable[..., Any]:
+        def call(policy: Policy, *args: Any) -> Any:
+            return policy.hooks[hook](*args)
+
+        return call
+
+
+choose = _generic("choose", HOOKS["choose"])
+splits = _generic("splits", HOOKS["splits"])
+# The cold hooks go through the state's table of addresses; which policy's they are is in there.
+before_driver = calling("before_driver", HOOKS["before_driver"])
+from_driver = calling("from_driver", HOOKS["from_driver"])
+recover = calling("recover", HOOKS["recover"])

@@ -1,0 +1,107 @@
+"""Reading a state back: the segments and blocks it holds, as a snapshot would show them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..traces.jit import kernel
+from ..traces.program import LAYOUT_BLOCK_COLUMNS, LAYOUT_SEGMENT_COLUMNS, Layout, Op
+from .packing import Packed
+from .plan import Plan
+from .state import (
+    DEAD,
+    FIRST_PENDING,
+    HIGHEST_ID,
+    IS_EXPANDABLE,
+    IS_SMALL,
+    POOL,
+    STATE,
+    STATE_MASK,
+    STREAM,
+    UNMAPPED,
+    USED,
+)
+
+
+@kernel
+def follow(heads, following, ids):
+    """Write every chain's blocks into ids, head by head; returns their number."""
+    n = 0
+    for head in heads:
+        b = np.int64(head)
+        while b != 0:
+            ids[n] = b
+            n += 1
+            b = np.int64(following[b])
+    return n
+
+
+def read_layout(buffer: np.ndarray, plan: Plan, packed: Packed, n_played: int) -> Layout:
+    """Return the segments and blocks a state holds after n_played events, in address order."""
+    f = STATE.views(buffer)
+    top = int(f["g"][HIGHEST_ID]) + 1
+    tag = f["tag"][1:top]
+    heads = np.flatnonzero(((tag & STATE_MASK) != DEAD) & (f["prev"][1:top] == 0)) + 1
+    heads = heads[np.argsort(f["addr"][heads], kind="stable")]
+    # along the chains: a reservation's virtual range may overlap other segments' addresses when
+    # the recorded device was smaller than assumed
+    ids = np.zeros(top, np.int64)
+    ids = ids[: follow(heads, f["next"], ids)]
+    state = f["tag"][ids] & STATE_MASK
+    expandable = (f["tag"][ids] & IS_EXPANDABLE) != 0
+    head = f["prev"][ids] == 0
+    chain = np.cumsum(head) - 1
+    base = f["addr"][ids][head][chain] if len(ids) else f["addr"][:0]
+    mapped = state != UNMAPPED
+    after_hole = np.zeros(len(ids), bool)
+    after_hole[1:] = ~mapped[:-1]
+    starts = (head | after_hole) & mapped
+    keep = mapped
+    alloc = _owners(packed, n_played)
+
+    ids_kept = ids[keep]
+    run = np.cumsum(starts)[keep] - 1
+    n_runs = int(starts.sum())
+    lane = f["lane"][ids_kept].astype(np.int64)
+    size = f["size"][ids_kept]
+    blocks = {name: np.zeros(len(ids_kept), d) for name, d in LAYOUT_BLOCK_COLUMNS.items()}
+    blocks["address"][:] = f["addr"][ids_kept]
+    blocks["size"][:] = size
+    used = state[keep] == USED
+    pending = np.zeros(len(f["tag"]), bool)
+    b = int(f["g"][FIRST_PENDING])
+    while b:
+        pending[b] = True
+        b = int(f["sibling"][b])
+    blocks["state"][:] = np.where(used, np.where(pending[ids_kept], 2, 1), 0)
+    asked = f["asked"][ids_kept]
+    blocks["requested_size"][:] = np.where(used, asked, 0)
+    by_block = np.full(len(f["tag"]), -1, np.int64)
+    slots = f["slot"][: packed.n_slots]
+    by_block[slots[slots > 0]] = alloc[slots > 0]
+    blocks["alloc"][:] = np.where(used, by_block[ids_kept], -1)
+
+    segments = {name: np.zeros(n_runs, d) for name, d in LAYOUT_SEGMENT_COLUMNS.items()}
+    first = np.flatnonzero(starts[keep])
+    segments["first_block"][:] = first
+    segments["n_blocks"][:] = np.diff(np.append(first, len(ids_kept)))
+    segments["address"][:] = f["addr"][ids_kept][first]
+    segments["size"][:] = np.bincount(run, weights=size, minlength=n_runs).astype(np.int64)
+    row = plan.lanes[lane[first]]
+    segments["stream"][:] = row[:, STREAM]
+    segments["pool"][:] = row[:, POOL] >> 1
+    segments["is_small"][:] = row[:, IS_SMALL]
+    segments["is_expandable"][:] = expandable[keep][first]
+    segments["reservation"][:] = np.where(expandable[keep], base[keep], 0)[first]
+    return Layout(segments, blocks)
+
+
+def _owners(packed: Packed, n_played: int) -> np.ndarray:
+    """Allocation that last took each slot during the first n_played events; -1 = none."""
+    owner = np.full(packed.n_slots, -1, np.int64)
+    owner[packed.start_slot] = np.arange(len(packed.start_slot))
+    program = packed.program
+    n = max(0, n_played - packed.prefix)
+    took = np.flatnonzero(program.op[:n] == Op.MALLOC)
+    owner[packed.events[packed.prefix + took] >> 32] = program.arg[took]
+    return owner

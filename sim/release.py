@@ -1,0 +1,97 @@
+"""What changed between PyTorch releases, as data: one switch per change that moves memory.
+
+The switches were established by driving the compiled allocators of 13 releases, 2.1.2 to 2.15.0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..traces.errors import ConfigError, did_you_mean
+
+# Releases with rules of their own, oldest first; a patch release follows the rules of its minor.
+KNOWN = ("2.4", "2.5", "2.6", "2.7", "2.8", "2.9", "2.10", "2.11", "2.12", "2.13", "2.14", "2.15")
+NEWEST = "2.15.0"
+
+
+@dataclass(frozen=True)
+class Release:
+    """The rules of one PyTorch release.
+
+    Attributes:
+        version: (major, minor).
+    """
+
+    version: tuple[int, int]
+
+    @property
+    def name(self) -> str:
+        return f"{self.version[0]}.{self.version[1]}"
+
+    @property
+    def tie_break(self) -> str:
+        """How free blocks of equal size are ordered: "address", "block" or "segment" age."""
+        if self.version >= (2, 13):
+            return "segment"
+        return "block" if self.version == (2, 12) else "address"
+
+    @property
+    def expandable_private_pools(self) -> bool:
+        """Private pools can use expandable segments (2.5)."""
+        return self.version >= (2, 5)
+
+    @property
+    def fraction_one_is_no_limit(self) -> bool:
+        """A memory fraction of 1.0 sets no limit, hence no garbage collection (2.10)."""
+        return self.version >= (2, 10)
+
+    @property
+    def rounds_limit(self) -> bool:
+        """The limit is rounded half away from zero instead of truncated (2.10)."""
+        return self.version >= (2, 10)
+
+    @property
+    def roundup_rest_overwrites_last(self) -> bool:
+        """'>' in roundup_power2_divisions overwrites the last listed entry (until 2.9)."""
+        return self.version <= (2, 9)
+
+    @property
+    def capture_means_any_scope(self) -> bool:
+        """Any open pool scope counts as capture context (until 2.12)."""
+        return self.version <= (2, 12)
+
+    @property
+    def empties_single_pools(self) -> bool:
+        """empty_cache takes a pool id (2.8)."""
+        return self.version >= (2, 8)
+
+    @property
+    def oversize_release_skips_expandable(self) -> bool:
+        """Oversize release skips expandable blocks (2.5); before it fails an assertion."""
+        return self.version >= (2, 5)
+
+    @property
+    def empties_pools_in_capture(self) -> bool:
+        """empty_cache in capture context still empties freeable pools (2.8); before, an error."""
+        return self.version >= (2, 8)
+
+    @property
+    def deletes_short_reservation(self) -> bool:
+        """A fresh reservation smaller than the request that made it is deleted at once (2.15)."""
+        return self.version >= (2, 15)
+
+
+def release(text: str) -> Release:
+    """Return the rules of a release such as "2.15.0", "2.11" or "2.12.1+cu132".
+
+    Raises:
+        ConfigError: the release is unknown.
+    """
+    parts = text.split("+")[0].split(".")
+    minor = ".".join(parts[:2])
+    if minor not in KNOWN or not all(p.isdigit() for p in parts):
+        raise ConfigError(
+            f"torch release: found '{text}', expected one of {KNOWN[0]} .. {KNOWN[-1]}"
+            + did_you_mean(minor, KNOWN)
+        )
+    return Release((int(parts[0]), int(parts[1])))

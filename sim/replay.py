@@ -1,0 +1,244 @@
+"""Replay: one program, one policy, one device; the only way into the kernel."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..traces.event import Action
+from ..traces.program import Op, Program
+from .device import Device
+from .engine import play
+from .packing import Packed
+from .plan import Plan, plan_of
+from .policy import Policy
+from .readout import read_layout
+from .requests import Requests
+from .run import RUN_EVENT, Run
+from .start import (
+    grown,
+    load_start,
+    new_state,
+    set_options,
+    spares_needed,
+)
+from .state import (
+    ALLOC_RETRIES,
+    ALLOCATED,
+    DEVICE_ALLOCS,
+    DEVICE_FREES,
+    DIVERGED,
+    FIRST_OOM,
+    FIRST_OOM_BYTES,
+    HUGE,
+    LOG_ROWS,
+    LOG_WORDS,
+    MAX_SPLIT,
+    OOM_REJECTIONS,
+    OOMS,
+    PEAK_ACTIVE,
+    PEAK_ALLOCATED,
+    PEAK_REQUESTED,
+    PEAK_RESERVED,
+    PENDING,
+    POOL,
+    REQUESTED,
+    RESERVED,
+    SPARES_NEEDED,
+    STATE,
+    STOP_AT_OOM,
+    STREAM,
+    SYNCS,
+)
+from .stats import flat_stats
+
+_NOTHING = np.zeros(0, np.int64)
+_LEAN = {
+    "allocated_bytes.all.current": ALLOCATED,
+    "allocated_bytes.all.peak": PEAK_ALLOCATED,
+    "active_bytes.all.peak": PEAK_ACTIVE,
+    "requested_bytes.all.current": REQUESTED,
+    "requested_bytes.all.peak": PEAK_REQUESTED,
+    "reserved_bytes.all.current": RESERVED,
+    "reserved_bytes.all.peak": PEAK_RESERVED,
+    "num_device_alloc": DEVICE_ALLOCS,
+    "num_device_free": DEVICE_FREES,
+    "num_alloc_retries": ALLOC_RETRIES,
+    "num_ooms": OOMS,
+    "num_oom_rejections": OOM_REJECTIONS,
+    "num_sync_all_streams": SYNCS,
+}
+
+
+def replay(
+    packed: Packed,
+    policy: Policy,
+    requests: Requests,
+    device: Device = Device(),  # noqa: B008 (frozen)
+    *,
+    stop_at_oom: bool = True,
+    recorded_driver: bool = False,
+    track: bool = False,
+    events: bool = False,
+    layout: bool = False,
+) -> Run:
+    """Replay a packed program through a policy.
+
+    Args:
+        packed: the program; whether it keeps its start layout was decided when it was packed.
+        policy: the decisions about the state.
+        requests: the decisions about the requests.
+        device: what the driver can give.
+        stop_at_oom: end at the first out-of-memory error, as the program would; False = drop the
+            failed allocation with its free and go on.
+        recorded_driver: the driver answers as the recording shows (validation).
+        track: keep the full statistics instead of the usual dozen.
+        events: return every event in order.
+        layout: return the final segments and blocks.
+
+    Returns:
+        The run. Its `stats` hold the full set of keys only with `track`.
+    """
+    program = packed.program
+    warm = packed.keeps_start and len(program.start.segments["size"]) > 0
+    start = program.start if warm else None
+    expands = (
+        bool(requests.expands[program.req_pool == 0].any()) if len(requests.expands) else False,
+        bool(requests.expands[program.req_pool > 0].any()) if len(requests.expands) else False,
+    )
+    plan = plan_of(packed, requests, start, expands)
+    log_rows = 4 * len(program.driver_op) + 4096 if events else 0
+    while True:
+        state, out, n = _play(
+            packed, policy, requests, plan, device, start is not None, stop_at_oom,
+            recorded_driver, track, events, log_rows,
+        )  # fmt: skip
+        fields = STATE.views(state)
+        rows = int(fields["g"][LOG_ROWS])
+        if not events or rows <= log_rows:
+            break
+        log_rows = rows + 1  # a replay is deterministic: the second one has room for its log
+    g = fields["g"]
+    if track:
+        max_split = requests.options.get(MAX_SPLIT, HUGE)
+        max_split = -1 if max_split >= HUGE else max_split
+        stats = flat_stats(fields["stat"], g, max_split)
+    else:
+        values = g.tolist()
+        stats = {name: values[k] for name, k in _LEAN.items()}
+        stats["active_bytes.all.current"] = values[ALLOCATED] + values[PENDING]
+    stats["diverged"] = int(g[DIVERGED])
+    addr = np.zeros(len(program.request), np.uint64)
+    if events:
+        if start is not None:
+            owned = program.start.blocks["alloc"] >= 0
+            addr[program.start.blocks["alloc"][owned]] = program.start.blocks["address"][owned]
+        placed = np.flatnonzero(packed.events[: packed.prefix] & 15 == Op.MALLOC)
+        addr[: len(placed)] = out[placed]
+        took = np.flatnonzero(program.op[: max(0, n - packed.prefix)] == Op.MALLOC)
+        addr[program.arg[took]] = out[packed.prefix + took].astype(np.uint64)
+    first_oom = int(g[FIRST_OOM]) - 1
+    return Run(
+        n_ops=max(0, n - packed.prefix),
+        first_oom_op=max(-1, first_oom - packed.prefix) if first_oom >= 0 else -1,
+        first_oom_bytes=int(g[FIRST_OOM_BYTES]),
+        stats=stats,
+        addr=addr,
+        events=_events(packed, plan, fields["log"], rows, out, n) if events else _no_events(),
+        layout=read_layout(state, plan, packed, n) if layout else None,
+    )
+
+
+def _play(
+    packed: Packed,
+    policy: Policy,
+    requests: Requests,
+    plan: Plan,
+    device: Device,
+    keeps_start: bool,
+    stop_at_oom: bool,
+    recorded_driver: bool,
+    track: bool,
+    keep_addresses: bool,
+    log_rows: int,
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Run the kernel, growing the state whenever it runs out of block ids."""
+    program = packed.program
+    start_blocks = 0
+    if keeps_start:
+        start_blocks = 3 * len(program.start.blocks["size"]) + 16
+    expandable = bool(requests.expands.any()) or (
+        keeps_start and bool(program.start.segments["is_expandable"].any())
+    )
+    blocks = 2 * packed.max_live + 4096 + start_blocks
+    if expandable:
+        blocks *= 2
+    state = new_state(policy, plan, packed, blocks, log_rows)
+    STATE.views(state)["g"][SPARES_NEEDED] = spares_needed(blocks, expandable)
+    set_options(
+        state,
+        requests,
+        device,
+        len(program.pools),
+        len(plan.lanes),
+        track=track,
+        stop_at_oom=stop_at_oom,
+        script_rows=len(program.driver_op) if recorded_driver else -1,
+    )
+    if keeps_start:
+        load_start(state, packed, plan, requests, device)
+    n = len(packed.events)
+    out = np.zeros(n, np.int64) if keep_addresses else _NOTHING
+    at = 0
+    while True:
+        at = int(play(policy, packed.events, at, state, plan.buffer, out))
+        f = STATE.views(state)
+        if at == n or (f["opt"][STOP_AT_OOM] and f["g"][FIRST_OOM]):
+            return state, out, at
+        state = grown(state, policy, plan, packed)
+
+
+def _no_events() -> np.ndarray:
+    return np.zeros(0, RUN_EVENT)
+
+
+def _events(
+    packed: Packed, plan: Plan, log: np.ndarray, rows: int, out: np.ndarray, n: int
+) -> np.ndarray:
+    """Merge the driver's log with what each op did into one history, oldest first."""
+    program: Program = packed.program
+    logged = log[: rows * LOG_WORDS].reshape(-1, LOG_WORDS)
+    events = packed.events[:n]
+    op = events & 15
+    op = np.where(op == 8, int(Op.MALLOC), op)
+    klass = (events >> 4) & 0xFFFFFFF
+    done = out[:n] != 0
+    parts = []
+    for which, action, rank in (
+        ((Op.MALLOC, Op.TRY), Action.ALLOC, 1),
+        ((Op.FREE, Op.FREE_LATER, Op.TRY), Action.FREE_REQUESTED, 2),
+        ((Op.FREE, Op.COMPLETE, Op.TRY), Action.FREE_COMPLETED, 3),
+    ):
+        i = np.flatnonzero(np.isin(op, which) & done)
+        r = klass[i] - 1
+        parts.append(
+            np.stack(
+                [i, np.full(len(i), rank), np.full(len(i), action), out[i], program.req_size[r],
+                 program.req_stream[r], program.req_pool[r]],
+                axis=1,
+            ).astype(np.int64)
+        )  # fmt: skip
+    lane = logged[:, 4]
+    parts.append(
+        np.stack(
+            [logged[:, 0], np.zeros(rows, np.int64), logged[:, 1], logged[:, 2], logged[:, 3],
+             plan.lanes[lane, STREAM], plan.lanes[lane, POOL] >> 1],
+            axis=1,
+        )
+    )  # fmt: skip
+    table = np.concatenate(parts)
+    table = table[np.lexsort((table[:, 1], table[:, 0]))]
+    result = np.zeros(len(table), RUN_EVENT)
+    result["op"] = np.maximum(table[:, 0] - packed.prefix, -1)
+    for column, name in enumerate(("action", "addr", "size", "stream", "pool"), start=2):
+        result[name] = table[:, column]
+    return result

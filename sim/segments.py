@@ -1,0 +1,87 @@
+"""Fixed segments: one cudaMalloc each, returned whole or not at all."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..traces.jit import inline
+from .apart import apart
+from .driver import (
+    REFUSED,
+    SEGMENT_ALLOC,
+    SEGMENT_FREE,
+    account_reserved,
+    driver_malloc,
+    give_memory,
+    log,
+    script_gave_back,
+)
+from .index import remove
+from .state import (
+    MAX_SPLIT,
+    TRACK,
+    USED,
+    drop_id,
+    is_expandable,
+    is_split,
+    new_id,
+    take_order,
+)
+from .stats import OVERSIZE_SEGMENTS, SEGMENTS, change
+
+
+@apart
+def new_segment(s, lane, size, try_op):
+    """Ask the driver for a segment of `size` bytes.
+
+    Returns:
+        A used block that is the whole segment, without a bin; 0 if the driver refused.
+
+    Source: CUDACachingAllocator.cpp, alloc_block.
+    """
+    a = driver_malloc(s, size, try_op)
+    if a == REFUSED:
+        return np.int64(0)
+    account_reserved(s, lane, size)
+    if s.opt[TRACK] != 0:
+        change(s, SEGMENTS, lane, 1)
+        if size >= s.opt[MAX_SPLIT]:
+            change(s, OVERSIZE_SEGMENTS, lane, 1)
+    log(s, SEGMENT_ALLOC, a, size, lane)
+    b = new_id(s)
+    s.size[b] = size
+    s.addr[b] = a
+    s.order[b] = take_order(s)
+    s.phase[b] = 0
+    s.prev[b] = 0
+    s.next[b] = 0
+    s.lane[b] = lane
+    s.asked[b] = 0
+    s.tag[b] = USED
+    return b
+
+
+@apart
+def release_segment(s, b):
+    """Return the segment that free block b is the whole of to the driver.
+
+    Source: CUDACachingAllocator.cpp, release_block.
+    """
+    lane = np.int64(s.lane[b])
+    size = s.size[b]
+    remove(s, b)
+    give_memory(s, size, size)
+    script_gave_back(s)
+    account_reserved(s, lane, -size)
+    if s.opt[TRACK] != 0:
+        change(s, SEGMENTS, lane, -1)
+        if size >= s.opt[MAX_SPLIT]:
+            change(s, OVERSIZE_SEGMENTS, lane, -1)
+    log(s, SEGMENT_FREE, s.addr[b], size, lane)
+    drop_id(s, b)
+
+
+@inline
+def releasable(s, b):
+    """A free block can be returned by itself if it is a whole fixed segment."""
+    return not is_split(s, b) and not is_expandable(s, b)

@@ -1,0 +1,231 @@
+"""What a simulation remembers: the fields of its state, of its plan, and how kernels see them.
+
+The plan holds what depends on the requests alone and is shared by all runs of one configuration;
+the state is what a run changes. Kernels see both through one View.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..traces.jit import inline
+from .memory import Buffer
+
+# --- counters, s.g[...] -------------------------------------------------------------------------
+(
+    ALLOCATED,  # bytes in blocks handed out
+    PEAK_ALLOCATED,
+    PENDING,  # bytes freed but awaiting another stream; active = allocated + pending
+    PEAK_ACTIVE,
+    REQUESTED,  # bytes asked for by active blocks
+    PEAK_REQUESTED,
+    RESERVED,  # bytes obtained from the driver
+    PEAK_RESERVED,
+    DEVICE_ALLOCS,
+    DEVICE_FREES,
+    ALLOC_RETRIES,
+    OOMS,
+    SYNCS,
+    OOM_REJECTIONS,
+    FIRST_OOM,  # op index + 1; 0 = none
+    FIRST_OOM_BYTES,
+    DRIVER_USED,  # reserved bytes in the driver's granularity
+    NOW,  # index of the op being carried out
+    SPARES,  # number of spare block ids on the stack
+    SPARES_NEEDED,  # an op may start only with more spares than this
+    NEXT_ADDRESS,  # where the driver puts the next segment or reservation
+    NEXT_ORDER,  # next creation counter of a segment (or block, release 2.12)
+    IN_CAPTURE,
+    FIRST_PENDING,  # pending blocks in order of request, linked through sibling and back;
+    LAST_PENDING,  # `child` of a pending block holds its slot
+    LOG_ROWS,  # rows the log would have; beyond its capacity they are counted, not written
+    SCRIPT_NEXT,  # first unconsumed row of the recorded driver script
+    DIVERGED,  # how often the recorded driver was asked for what the recording does not show
+    REJECTED,  # the current malloc was rejected before the driver was asked
+    HIGHEST_ID,
+) = range(30)
+N_COUNTERS = 64
+
+# --- fixed options of a run, s.opt[...] -----------------------------------------------------------
+(
+    CAPACITY,  # bytes the driver can give out; huge = never runs out
+    GRANULARITY,
+    LIMIT,  # allocator's own limit in bytes; huge = none
+    THROW_LIMIT,  # throw_on_cudamalloc_oom's limit; huge = off
+    RESERVE_BYTES,  # virtual bytes of a new reservation
+    MAX_SPLIT,
+    MAX_NON_SPLIT_ROUNDING,
+    GC_BYTES,  # collect garbage above this many reserved bytes less one; 0 = off
+    TIE_BREAK,  # TIE_ADDRESS, TIE_SEGMENT or TIE_BLOCK
+    TRACK,  # 1: keep the full statistics
+    STOP_AT_OOM,
+    CAPTURE_EMPTIES_POOLS,  # 1: empty_cache in capture context releases freeable pools (2.8)
+    N_POOLS,
+    N_LANES,
+    LOG_CAPACITY,
+    SCRIPTED,  # 1: the driver answers as the recording says
+    SCRIPT_ROWS,
+    REFUSES_SMALL_RESERVE,  # 1: a request larger than a fresh reservation fails (2.15)
+    EXPANDABLE,  # 1: the setting expandable_segments is on
+    MIXED,  # 1: it is off, but the start layout holds expandable memory
+    SINGLE_POOL_EMPTY,  # 1: empty_cache knows pool ids (2.8)
+) = range(21)
+N_OPTIONS = 32
+TIE_ADDRESS, TIE_SEGMENT, TIE_BLOCK = 0, 1, 2
+HUGE = 1 << 62
+
+# --- block states, low bits of s.tag[...] ---------------------------------------------------------
+USED, FREE, UNMAPPED, DEAD = 0, 1, 2, 3
+STATE_MASK = 3
+IS_EXPANDABLE = 4
+OLD_PAGE = 8  # an expandable block of the start layout, in pages of the lane's START_PAGE
+KIND_MASK = IS_EXPANDABLE | OLD_PAGE
+BIN_SHIFT = 4
+
+# --- rows of the class table: one class = one distinct request ------------------------------------
+CLASS_WORDS = 8
+NEED, ASKED, SEGMENT, LEAST_REST, LANE, FIRST_BIN, END_BIN = range(7)
+
+# --- rows of the lane table: one lane = one pool's blocks of one stream ---------------------------
+LANE_WORDS = 16
+(
+    POOL,  # row of the pool table
+    STREAM,  # index into Program.streams
+    PAGE,  # bytes of an expandable page
+    BINS,  # first bin; a block that holds k of the lane's request sizes belongs in BINS + k
+    FRONTIER,  # bin of free blocks that could grow into unmapped space
+    CELLS,  # first cell of the rank table
+    CELL_BITS,  # cells per octave = 2 ** CELL_BITS
+    TOP_UNITS,  # from this many 512-byte units on, a block holds every request of the lane
+    EXPANDS,  # 1: new memory of this lane is expandable
+    IS_SMALL,  # 1: a lane of the small pool
+    START_PAGE,  # bytes of an expandable page of the start layout
+) = range(11)
+
+# --- rows of the pool table (pool number * 2 + large) ---
+POOL_WORDS = 8
+FIRST_LANE, END_LANE, FREEABLE, CLOCK, HELD = range(5)  # HELD: bytes from the driver
+
+TABLE_SIZE = 64  # addresses of the functions compiled apart, see apart.py
+LOG_WORDS = 6  # op, action, addr, size, lane, unused
+
+STATE = Buffer(
+    [
+        ("g", "i8", N_COUNTERS),
+        ("opt", "i8", N_OPTIONS),
+        ("table", "i8", TABLE_SIZE),  # addresses of the functions compiled apart, see apart.py
+        ("bits3", "u8", 1),
+        ("param", "f8", 16),  # parameters of hook-based policies
+        ("extra", "i8", 64),  # scratch of hook-based policies, part of the state
+        ("spare", "i4", "blocks"),  # stack of unused block ids
+        ("slot", "i4", "slots"),  # block held by a slot, 0 = none
+        ("root", "i4", "bins"),  # heap of a bin, 0 = empty
+        ("bits0", "u8", "words0"),  # non-empty bins; each level has a bit per word of the one below
+        ("bits1", "u8", "words1"),
+        ("bits2", "u8", "words2"),
+        ("unmapped", "i4", "lanes"),  # first unmapped range, by address
+        ("pool", "i8", "pools"),  # pool table
+        ("stat", "i8", "stats"),
+        ("log", "i8", "log"),
+        ("scratch", "i4", "blocks"),
+    ],
+    "blocks",
+    [
+        ("size", "i8"),  # bytes
+        ("addr", "i8"),  # first byte
+        ("asked", "i8"),  # bytes of the request last served
+        ("order", "i4"),  # age of the segment or block; breaks ties of size before addr
+        ("tag", "i4"),  # bin << 4 | old page << 3 | expandable << 2 | state
+        ("prev", "i4"),  # neighbours in the segment, 0 = none
+        ("next", "i4"),
+        ("child", "i4"),  # pairing heap of a bin; `sibling` also links unmapped ranges
+        ("sibling", "i4"),
+        ("back", "i4"),  # left sibling or parent
+        ("lane", "i4"),
+        ("born", "i4"),  # pool clock when the block became free (garbage collection)
+        ("phase", "i4"),  # expandable: base of the reservation modulo its page size
+    ],
+)
+PLAN = Buffer(
+    [
+        ("classes", "i8", "classes"),
+        ("lanes", "i8", "lanes"),
+        ("limits", "i8", "bins"),  # least request size that is too large for the bin's blocks
+        ("cells", "i4", "cells"),  # bin of the smallest block in each cell of a rank table
+        ("script", "i8", "script"),  # op, action, addr, size per recorded driver call
+    ]
+)
+
+
+@inline
+def state_of(s, b):
+    return s.tag[b] & STATE_MASK
+
+
+@inline
+def is_expandable(s, b):
+    return (s.tag[b] & IS_EXPANDABLE) != 0
+
+
+@inline
+def page_of(s, b):
+    """Bytes of a page of the expandable segment that block b lies in."""
+    row = np.int64(s.lane[b]) * LANE_WORDS
+    if (s.tag[b] & OLD_PAGE) != 0:
+        return s.lanes[row + START_PAGE]
+    return s.lanes[row + PAGE]
+
+
+@inline
+def is_split(s, b):
+    """A block is split if its segment holds another one."""
+    return s.prev[b] != 0 or s.next[b] != 0
+
+
+@inline
+def before(s, a, b):
+    """Free-set order of one lane: smaller first, then older, then lower address.
+
+    Source: c10/cuda/CUDACachingAllocator.cpp, BlockComparatorSize; `order` makes it the release's.
+    """
+    # Without branches, whose outcome nothing foretells.
+    same_age = (s.order[a] == s.order[b]) & (s.addr[a] < s.addr[b])
+    same_size = (s.size[a] == s.size[b]) & ((s.order[a] < s.order[b]) | same_age)
+    return (s.size[a] < s.size[b]) | same_size
+
+
+@inline
+def new_id(s):
+    """Take a spare block id. The replay loop guarantees that one is left."""
+    top = s.g[SPARES] - 1
+    s.g[SPARES] = top
+    b = np.int64(s.spare[top])
+    if b > s.g[HIGHEST_ID]:
+        s.g[HIGHEST_ID] = b
+    return b
+
+
+@inline
+def take_order(s):
+    """Creation counter of a new segment or reservation, by the release's tie-break."""
+    if s.opt[TIE_BREAK] == TIE_ADDRESS:
+        return np.int64(0)
+    s.g[NEXT_ORDER] += 1
+    return s.g[NEXT_ORDER]
+
+
+@inline
+def order_of_piece(s, b):
+    """Creation counter of a block newly cut from block b."""
+    if s.opt[TIE_BREAK] != TIE_BLOCK:
+        return np.int64(s.order[b])
+    s.g[NEXT_ORDER] += 1
+    return s.g[NEXT_ORDER]
+
+
+@inline
+def drop_id(s, b):
+    """Give a block id back."""
+    s.tag[b] = DEAD
+    s.spare[s.g[SPARES]] = b
+    s.g[SPARES] += 1

@@ -1,0 +1,121 @@
+"""The kernel against the reference: every address, event, counter and final block."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+
+from tightfit.policies.native import replay_native, round_sizes
+from tightfit.sim.device import Device
+from tightfit.sim.packing import pack
+from tightfit.sim.reference import replay_reference
+from tightfit.sim.reference_allocator import round_size
+from tightfit.sim.release import release
+from tightfit.sim.settings import OFF, Settings
+from tightfit.sim.state import STATE
+from tightfit.traces.units import GiB, MiB
+
+from .. import strategies as make
+from .agreement import both, differences
+
+LAX = examples(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+@LAX
+@given(st.data())
+@pytest.mark.interpreted
+def test_agrees_with_the_reference_on_any_program(data: st.DataObject) -> None:
+    rules = data.draw(make.releases())
+    kernel, reference = both(
+        data.draw(make.programs()),
+        data.draw(make.settings(rules)),
+        rules,
+        data.draw(make.devices()),
+        keep_start=data.draw(st.booleans()),
+        stop_at_oom=data.draw(st.booleans()),
+    )
+    assert differences(kernel, reference) == []
+
+
+@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.interpreted
+def test_agrees_with_the_reference_on_longer_programs(seed: int) -> None:
+    rng = random.Random(seed)
+    rules = release(rng.choice(make.RELEASES))
+    program = make.random_program(
+        seed,
+        400,
+        streams=rng.choice([1, 2, 3]),
+        pools=rng.choice([0, 1, 2]),
+        start_ops=rng.choice([0, 150]),
+        start_settings=Settings(expandable_segments=rng.random() < 0.5),
+    )
+    settings = Settings(
+        expandable_segments=rng.random() < 0.5,
+        max_split_size=rng.choice([OFF, 32 * MiB, 64 * MiB]),
+        garbage_collection_threshold=rng.choice([0.0, 0.3, 0.8]),
+        per_process_memory_fraction=rng.choice([1.0, 0.6]),
+        roundup_divisions=(rng.choice([0, 2, 8]),) * 16,
+    )
+    device = Device(rng.choice([None, 80 * GiB, rng.randrange(60, 900) * MiB]))
+    kernel, reference = both(program, settings, rules, device, stop_at_oom=rng.random() < 0.5)
+    assert differences(kernel, reference) == []
+
+
+def test_grows_its_state_in_the_middle_of_a_replay() -> None:
+    # 6,000 live blocks in ever new segments, more ids than a state starts with
+    script = make.Script()
+    for k in range(9000):
+        a = script.malloc(3 * MiB + 512 * (k % 7))
+        script.malloc(512 * (k % 5 + 1))
+        if k % 3 == 0:
+            script.free(a)
+    program = script.program()
+    packed = pack(program)
+    small = replay_native(packed, Settings(), release("2.15"), track=True, events=True, layout=True)
+    object.__setattr__(packed, "max_live", 1)  # start as small as the state can be
+    grown = replay_native(packed, Settings(), release("2.15"), track=True, events=True, layout=True)
+    assert np.array_equal(small.events, grown.events)
+    assert small.stats == grown.stats
+
+
+def test_lean_and_full_statistics_are_the_same_numbers() -> None:
+    program = make.random_program(3, 500, streams=2, pools=1)
+    packed = pack(program)
+    lean = replay_native(packed, Settings(), release("2.13"))
+    full = replay_native(packed, Settings(), release("2.13"), track=True)
+    assert {k: full.stats[k] for k in lean.stats} == lean.stats
+
+
+@given(st.integers(1, 1 << 36), st.sampled_from([0, 1, 2, 4, 8, 16, 64]))
+def test_rounds_as_the_reference_does(size: int, divisions: int) -> None:
+    table = (divisions,) * 16
+    want = round_size(size, Settings(roundup_divisions=table))
+    assert round_sizes(np.array([size]), table)[0] == want
+
+
+def test_breaking_the_kernel_is_noticed() -> None:
+    """The comparison itself can fail: one option off by one byte is a difference."""
+    program = make.random_program(5, 300)
+    rules = release("2.15")
+    packed = pack(program)
+    kernel = replay_native(
+        packed, Settings(max_split_size=64 * MiB), rules, track=True, events=True, layout=True
+    )
+    reference = replay_reference(program, Settings(max_split_size=20 * MiB), rules)
+    assert differences(kernel, reference)
+
+
+def test_state_fields_do_not_overlap() -> None:
+    buffer = STATE.new(
+        blocks=10, slots=3, bins=5, words0=1, words1=1, words2=1, lanes=1, pools=8, stats=1, log=1
+    )
+    for k, field in enumerate(STATE.views(buffer).values()):
+        field[:] = k
+    for k, field in enumerate(STATE.views(buffer).values()):
+        assert (field == k).all()
