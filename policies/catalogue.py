@@ -1,0 +1,36 @@
+"""The catalogue: every policy by name, one line each."""
+
+from __future__ import annotations
+
+from ..sim.mechanism import Mechanism
+from .arena import ARENA
+from .best_fit import BEST_FIT
+from .bfc import BFC
+from .buddy import BUDDY
+from .cupy_pool import CUPY_POOL
+from .first_fit import FIRST_FIT
+from .next_fit import NEXT_FIT
+from .one_region import ONE_REGION
+from .size_classes import SIZE_CLASSES
+from .tlsf import TLSF
+from .worst_fit import WORST_FIT
+
+# Settings lines of the native allocator that have a name of their own.
+NATIVE = {"pytorch": "", "expandable": "expandable_segments:True"}
+
+MECHANISMS: dict[str, Mechanism] = {
+    m.name: m
+    for m in (
+        BEST_FIT,
+        FIRST_FIT,
+        NEXT_FIT,
+        WORST_FIT,
+        TLSF,
+        SIZE_CLASSES,
+        BUDDY,
+        BFC,
+        CUPY_POOL,
+        ARENA,
+        ONE_REGION,
+    )
+}

@@ -1,0 +1,159 @@
+"""The native allocator under a settings line: requests and options worked out for the kernel.
+
+Source: c10/cuda/CUDACachingAllocator.cpp, round_size, get_allocation_size, should_split,
+setMemoryFraction; c10/core/AllocatorConfig.cpp, roundup_power2_divisions.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ..sim.device import Device
+from ..sim.packing import Packed
+from ..sim.release import Release
+from ..sim.replay import replay
+from ..sim.requests import Requests
+from ..sim.run import Run
+from ..sim.settings import OFF, Settings
+from ..sim.state import (
+    CAPTURE_EMPTIES_POOLS,
+    EXPANDABLE,
+    GC_BYTES,
+    HUGE,
+    LIMIT,
+    MAX_NON_SPLIT_ROUNDING,
+    MAX_SPLIT,
+    MIXED,
+    REFUSES_SMALL_RESERVE,
+    SINGLE_POOL_EMPTY,
+    THROW_LIMIT,
+    TIE_ADDRESS,
+    TIE_BLOCK,
+    TIE_BREAK,
+    TIE_SEGMENT,
+)
+from ..traces.program import Program
+from ..traces.units import MiB
+from .pytorch import PYTORCH
+
+MIN_BLOCK = 512
+SMALL_LIMIT = MiB
+SMALL_SEGMENT = 2 * MiB
+MIN_LARGE = 10 * MiB
+LARGE_ROUNDING = 2 * MiB
+_TIES = {"address": TIE_ADDRESS, "segment": TIE_SEGMENT, "block": TIE_BLOCK}
+
+
+def round_sizes(sizes: np.ndarray, divisions: tuple[int, ...]) -> np.ndarray:
+    """Round requests to block sizes, vectorised.
+
+    Args:
+        sizes: requested bytes, > 0.
+        divisions: 16 entries, see Settings.roundup_divisions.
+
+    Source: CUDACachingAllocator.cpp, round_size; c10/core/AllocatorConfig.cpp,
+    roundup_power2_next_division.
+    """
+    n = np.asarray(sizes, np.int64)
+    plain = np.maximum(MIN_BLOCK, -(-n // MIN_BLOCK) * MIN_BLOCK)
+    if not any(d > 1 for d in divisions):
+        return plain
+    log2 = np.frexp(n.astype(np.float64))[1].astype(np.int64) - 1
+    log2 -= (np.int64(1) << log2) > n  # a double can round a size up to the next power of two
+    d = np.asarray(divisions, np.int64)[np.clip(log2 - 20, 0, 15)]
+    floor = np.int64(1) << log2
+    step = np.maximum(1, floor // np.maximum(1, d))
+    down = n // step * step
+    divided = np.where(down == n, n, down + step)
+    return np.where((d > 1) & (n > MIN_BLOCK * d), divided, plain)
+
+
+def requests_of(
+    program: Program, settings: Settings, rules: Release, device: Device, keep_start: bool = True
+) -> Requests:
+    """Work out everything a settings line decides about a program's requests.
+
+    Args:
+        program: its distinct requests.
+        settings: the parsed settings line.
+        rules: the release.
+        device: its total memory sizes reservations and limits.
+        keep_start: whether the replay keeps the recorded start layout.
+    """
+    need = round_sizes(program.req_size, settings.roundup_divisions)
+    is_small = need <= SMALL_LIMIT
+    segment = np.where(
+        is_small,
+        SMALL_SEGMENT,
+        np.where(
+            need < MIN_LARGE,
+            settings.large_segment_size,
+            -(-need // LARGE_ROUNDING) * LARGE_ROUNDING,
+        ),
+    )
+    private = program.req_pool > 0
+    expands = np.full(len(need), settings.expandable_segments)
+    if not rules.expandable_private_pools:
+        expands &= ~private
+    max_split = HUGE if settings.max_split_size >= OFF else settings.max_split_size
+    least_rest = np.where(
+        is_small | settings.expandable_segments,  # the option, even where the pool cannot expand
+        MIN_BLOCK,
+        np.where(need < max_split, SMALL_LIMIT + 1, HUGE),
+    )
+    total = device.total_bytes
+    reserve = total + total // 8
+    if settings.reserve_fraction is not None:
+        reserve = min(reserve, int(settings.reserve_fraction * total))
+    if settings.reserve_bytes is not None:
+        reserve = min(reserve, settings.reserve_bytes)
+    limit = throw = HUGE
+    gc_bytes = 0
+    fraction = settings.per_process_memory_fraction
+    if device.capacity_bytes is not None:
+        if fraction < 1.0:
+            limit = (
+                math.floor(fraction * total + 0.5) if rules.rounds_limit else int(fraction * total)
+            )
+            if settings.garbage_collection_threshold > 0:
+                gc_bytes = int(settings.garbage_collection_threshold * limit) + 1
+        if settings.throw_on_cudamalloc_oom:
+            throw = int(fraction * total)
+    start_expandable = keep_start and bool(program.start.segments["is_expandable"].any())
+    return Requests(
+        need=need,
+        segment=segment,
+        least_rest=least_rest,
+        is_small=is_small,
+        expands=expands,
+        small_page=SMALL_SEGMENT,
+        large_page=settings.large_segment_size,
+        reserve_bytes=reserve,
+        options={
+            MAX_SPLIT: max_split,
+            MAX_NON_SPLIT_ROUNDING: settings.max_non_split_rounding,
+            LIMIT: limit,
+            THROW_LIMIT: throw,
+            GC_BYTES: gc_bytes,
+            TIE_BREAK: _TIES[rules.tie_break],
+            CAPTURE_EMPTIES_POOLS: int(rules.version >= (2, 8)),
+            SINGLE_POOL_EMPTY: int(rules.empties_single_pools),
+            REFUSES_SMALL_RESERVE: int(rules.version >= (2, 15)),
+            EXPANDABLE: int(settings.expandable_segments),
+            MIXED: int(start_expandable and not settings.expandable_segments),
+        },
+    )
+
+
+def replay_native(
+    packed: Packed,
+    settings: Settings,
+    rules: Release,
+    device: Device = Device(),  # noqa: B008 (frozen)
+    **options: bool,
+) -> Run:
+    """Replay a packed program through PyTorch's own policy; options as in sim.replay.replay."""
+    requests = requests_of(packed.program, settings, rules, device, packed.keeps_start)
+    return replay(packed, PYTORCH, requests, device, **options)

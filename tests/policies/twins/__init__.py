@@ -1,0 +1,23 @@
+"""Twins: every policy once more, in plain Python with lists, sharing no code with the kernels."""
+
+from __future__ import annotations
+
+from .arenas import Arena
+from .fits import BestFit, FirstFit, NextFit, Tlsf, WorstFit
+from .playing import Twin
+from .segments import Bfc, Buddy, CupyPool
+from .slabs import OneRegion, SizeClasses
+
+TWINS: dict[str, type[Twin]] = {
+    "best_fit": BestFit,
+    "first_fit": FirstFit,
+    "next_fit": NextFit,
+    "worst_fit": WorstFit,
+    "tlsf": Tlsf,
+    "size_classes": SizeClasses,
+    "buddy": Buddy,
+    "bfc": Bfc,
+    "cupy_pool": CupyPool,
+    "arena": Arena,
+    "one_region": OneRegion,
+}
