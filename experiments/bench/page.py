@@ -1,0 +1,84 @@
+"""docs/performance.md: the measurements as tables, with what they were taken on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from .command import TEXTS, cell, cells_of
+
+MiB = 1 << 20
+
+_HEAD = """# Performance
+
+Written by `tightfit bench --write docs/performance.md`; no number here was typed.
+
+{processor}, {cores} cores, {versions}; {date}. Every trace has {events:,} ops or a little more.
+Figures are medians of {runs} runs, the simulators in turn in one process, and in every run the
+simulators must agree on what was reserved. {texts}
+"""
+
+
+def page_of(report: dict[str, Any]) -> str:
+    """Return the page for a report of `measure_all`."""
+    texts = " ".join(f"*{name}*: {text}." for name, text in TEXTS.items())
+    machine = report["machine"]
+    parts = [_HEAD.format(**machine, events=report["events"], runs=report["runs"], texts=texts)]
+    head = ["trace", "tightfit", "std::set", "ratio", "PyTorch", "plain Python", "memory MiB"]
+    for title, kind in (("Synthetic patterns", "patterns"), ("Recordings, tiled", "recorded")):
+        rows = [
+            [name, *(cell(x, 0, d) for x, d in cells_of(speed))]
+            for name, speed in report[kind].items()
+        ]
+        parts.append(_table(f"{title}: nanoseconds per event", head, rows))
+    for reason in (report["pytorch_reason"], report["cpp_set_reason"]):
+        if reason:
+            parts.append(reason + "\n")
+    per_second = report["recorded_events_per_second"]
+    parts.append(f"Recordings: {per_second / 1e6:.0f} million events/s, the geometric mean.\n")
+    parts.append(
+        _table(
+            "Cores: every thread replays the trace",
+            ["pattern", "threads", "million events/s"],
+            [
+                [r["pattern"], str(r["threads"]), f"{r['events_per_second'] / 1e6:.1f}"]
+                for r in report["cores"]
+            ],
+        )
+    )
+    for title, key, column, first in (
+        ("Live blocks: pattern random", "live_blocks", "live", "live blocks"),
+        ("Free blocks: pattern pinned", "free_blocks", "free", "free blocks"),
+        ("Length: pattern train", "length", "events", "events"),
+    ):
+        rows = [
+            [
+                f"{r[column]:,}",
+                cell(r["tightfit_ns"], 0, 1),
+                cell(r["cpp_set_ns"], 0, 1),
+                cell(r["memory_bytes"] / MiB, 0, 1),
+            ]
+            for r in report[key]
+        ]
+        parts.append(_table(title, [first, "tightfit ns", "std::set ns", "memory MiB"], rows))
+    lines, first = report["lines"], report["first_replay_s"]
+    each = lines["seconds"] / lines["lines"] * 1e3
+    parts.append(
+        f"""## Lines and compiling
+
+{lines["lines"]:,} different lines on {lines["recording"]} ({lines["events"]:,} events each) took
+{lines["seconds"]:.2f} s on {lines["threads"]} threads: {each:.2f} ms a line.
+
+A first replay takes {first["cold"]:.1f} s while the kernel compiles, once per machine and
+version; after that {first["warm"]:.2f} s, beside {first["import"]:.2f} s of imports. The whole
+benchmark had a resident set of at most {report["peak_memory_bytes"] / MiB:,.0f} MiB.
+"""
+    )
+    return "\n".join(parts)
+
+
+def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [f"## {title}", "", "| " + " | ".join(head) + " |"]
+    lines.append("|---|" + "---:|" * (len(head) - 1))
+    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,160 @@
+"""Timing: one program through every simulator, in turn, in one process."""
+
+from __future__ import annotations
+
+import statistics
+import time
+import tracemalloc
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ...policies.native import requests_of
+from ...policies.pytorch import PYTORCH
+from ...sim.device import Device
+from ...sim.packing import Packed, pack
+from ...sim.reference import replay_reference
+from ...sim.release import Release
+from ...sim.replay import replay
+from ...sim.requests import Requests
+from ...sim.run import Run
+from ...sim.settings import Settings
+from ...traces.errors import VerificationError
+from ...traces.program import Op, Program
+from .set_simulator import CompilerMissing, SetRun, library, simulate
+
+REFERENCE_OPS = 5_000  # a plain-Python replay of more takes too long
+NO_PYTORCH = "PyTorch: the oracle's driver answers, but does not time its answers yet"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A program under one line.
+
+    Attributes:
+        program: what is replayed.
+        packed: its events, packed once; packing is not part of any time.
+        settings, requests: the line, and what it makes of the program's requests.
+    """
+
+    name: str
+    program: Program
+    packed: Packed
+    settings: Settings
+    requests: Requests
+
+    @property
+    def events(self) -> int:
+        """Mallocs and frees; a free that pends and its completion are one."""
+        return int(np.isin(self.program.op, (Op.MALLOC, Op.FREE, Op.FREE_LATER, Op.TRY)).sum())
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Cost of one case; nanoseconds of processor time per event, medians.
+
+    Attributes:
+        events: mallocs and frees.
+        tightfit_ns: a whole replay() of the packed program: plan and state included.
+        cpp_set_ns: the events alone; None = no C++ compiler.
+        pytorch_ns: PyTorch's compiled allocator; None = not measured.
+        reference_ns: the plain-Python referee on the program's beginning; None = not run.
+        memory_bytes: what a replay allocates at most, beside the packed program.
+    """
+
+    events: int
+    tightfit_ns: float
+    cpp_set_ns: float | None
+    pytorch_ns: float | None
+    reference_ns: float | None
+    memory_bytes: int
+
+    @property
+    def ratio(self) -> float | None:
+        """How many times faster than the C++ simulator."""
+        return None if self.cpp_set_ns is None else self.cpp_set_ns / self.tightfit_ns
+
+
+def make_case(name: str, program: Program, settings: Settings, rules: Release) -> Case:
+    """Pack a program and work out its requests."""
+    requests = requests_of(program, settings, rules, Device())
+    return Case(name, program, pack(program), settings, requests)
+
+
+def measure(case: Case, rules: Release, runs: int, reference: bool = True) -> Speed:
+    """Time a case in every simulator, the fast ones in turn.
+
+    Args:
+        case: what to replay, on a device that never runs out.
+        rules: the release.
+        runs: how often each is run; the first run of each is extra and not counted.
+        reference: also run the plain-Python referee, once.
+
+    Raises:
+        VerificationError: two simulators disagree.
+    """
+    ours, theirs = [], []
+    for k in range(runs + 1):
+        start = time.thread_time_ns()
+        run = replay(case.packed, PYTORCH, case.requests)
+        spent = time.thread_time_ns() - start
+        other = _set_run(case)
+        if other is not None:
+            _agree(case, run, other)
+        if k:
+            ours.append(spent)
+            theirs.append(other.nanoseconds if other else 0)
+    n = max(1, case.events)
+    return Speed(
+        events=case.events,
+        tightfit_ns=statistics.median(ours) / n,
+        cpp_set_ns=statistics.median(theirs) / n if any(theirs) else None,
+        pytorch_ns=None,
+        reference_ns=_reference_ns(case, rules) if reference else None,
+        memory_bytes=_memory_bytes(case),
+    )
+
+
+def compiler_reason() -> str:
+    """Why there is no C++ column; "" if there is one."""
+    try:
+        library()
+    except CompilerMissing as error:
+        return str(error)
+    return ""
+
+
+def _set_run(case: Case) -> SetRun | None:
+    try:
+        return simulate(case.packed, case.requests)
+    except CompilerMissing:
+        return None
+
+
+def _agree(case: Case, run: Run, other: SetRun) -> None:
+    """Speed means something only if the answers are the same."""
+    for name in ("reserved_bytes.all.peak", "num_device_alloc", "num_device_free", "num_ooms"):
+        if run.stats[name] != other.stats[name]:
+            raise VerificationError(
+                f"bench {case.name}: {name} is {run.stats[name]:,} by tightfit, "
+                f"{other.stats[name]:,} by the C++ simulator, expected the same"
+            )
+
+
+def _reference_ns(case: Case, rules: Release) -> float:
+    """One replay of the program's first ops by the plain-Python referee."""
+    program = case.program
+    n = min(program.n_ops, REFERENCE_OPS)
+    first = replace(program, op=program.op[:n], arg=program.arg[:n], entry=program.entry[:n])
+    start = time.thread_time_ns()
+    replay_reference(first, case.settings, rules)
+    return (time.thread_time_ns() - start) / max(1, n)
+
+
+def _memory_bytes(case: Case) -> int:
+    tracemalloc.start()
+    try:
+        replay(case.packed, PYTORCH, case.requests)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
