@@ -1,0 +1,1 @@
+"""The questions: what a user asks, as commands and experiments."""

@@ -1,0 +1,107 @@
+"""`tightfit check`: does the simulator reproduce this recording, and what does that mean?"""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import typer
+
+from .options import MAIN_PATH_SECONDS, AsJson, Torch, TraceFile
+
+if TYPE_CHECKING:
+    from .subject import Subject
+
+
+def check(trace: TraceFile, torch: Torch = None, as_json: AsJson = False) -> None:
+    """Replay as recorded and compare every address."""
+    from .screen import announce_compiling, emit_json, note, say, suggest, table, verdict
+    from .subject import find_release, load_subjects
+
+    announce_compiling(MAIN_PATH_SECONDS)
+    subjects = load_subjects(trace)
+    fit = find_release(subjects, torch)
+    exact = all(e.is_exact for e in fit.exactness)
+    complete = all(e.complete for e in fit.exactness)
+    refused = [f for s in subjects for f in s.recorded_settings(fit.rules)[1]]
+    if not fit.exactness:
+        line = "NOTHING TO CHECK: requests and frees were recorded, not what the allocator did"
+    elif exact and complete:
+        line = "EXACT: the simulator reproduces this recording to the byte"
+    elif exact:
+        line = "EXACT where it can be known: every recorded address is reproduced"
+    else:
+        share = sum(e.allocs_exact for e in fit.exactness) / max(
+            1, sum(e.allocs for e in fit.exactness)
+        )
+        line = f"NOT EXACT: {share:.2%} of the recorded addresses are reproduced"
+    if as_json:
+        devices = [asdict(e) for e in fit.exactness]
+        emit_json(
+            {
+                "verdict": line,
+                "compared": bool(fit.exactness),
+                "torch": fit.rules.name,
+                "torch_found": fit.words,
+                "devices": devices,
+            }
+        )
+    else:
+        verdict(line)
+        if not fit.exactness:
+            _show_nothing(subjects, shlex.quote(str(trace)))
+            return
+        columns = ["device", "allocations", "exact", "driver calls", "exact", "final state"]
+        rows = [
+            [
+                str(e.device),
+                e.allocs,
+                e.allocs_exact,
+                e.segments,
+                e.segments_exact,
+                "identical" if e.final_blocks_exact else "differs",
+            ]
+            for e in fit.exactness
+        ]
+        table("", columns, rows)
+        say(f"rules: {fit.words}")
+        say(f"settings: {subjects[0].recording.conf or '(default)'}")
+        for e in fit.exactness:
+            if e.divergence:
+                say(f"device {e.device}, first difference: {e.divergence}")
+        say(_what_it_means(exact, complete))
+        note([*refused, *(f for s in subjects for f in s.program.findings)])
+        suggest(f"tightfit tune {shlex.quote(str(trace))}")
+    if not exact:
+        raise typer.Exit(1)
+
+
+def _show_nothing(subjects: list[Subject], path: str) -> None:
+    from .screen import note, say, suggest
+
+    say(
+        "What it means: replays of this program follow the allocator's rules, but whether the "
+        "recorded run did what they say cannot be known. A memory snapshot would tell."
+    )
+    note([f for s in subjects for f in s.program.findings])
+    suggest(f"tightfit tune {path}")
+
+
+def _what_it_means(exact: bool, complete: bool) -> str:
+    if exact and complete:
+        return (
+            "What it means: the allocator's decisions are fully known here, so a replay under "
+            "other settings is exact for this program; only what the program itself would do "
+            "differently is not in it."
+        )
+    if exact:
+        return (
+            "What it means: the decisions are reproduced, but part of the history had to be "
+            "inferred (see the notes); predictions under other settings are exact for the part "
+            "recorded."
+        )
+    return (
+        "What it means: from the first difference on the replay is a different run of the same "
+        "program; take predictions as estimates, and try --torch with the release that recorded."
+    )

@@ -1,0 +1,138 @@
+"""The command line: which commands there are, and how every one of them ends.
+
+Exit codes: 0 fine, 1 the answer is no, 2 bad input, 70 a bug in tightfit, 130 interrupted.
+Command modules import nothing heavy until they run, so that help comes at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from .. import __version__
+from ..traces.errors import TightfitError, did_you_mean
+from .bench.command import bench
+from .check import check
+from .compare import compare
+from .convert import convert, strip
+from .info import info
+from .oracle.prove import prove
+from .replay import replay
+from .tune import tune
+from .workloads import workloads
+
+# In the order in which they are used: look, trust, ask, keep; and what the trust rests on.
+COMMANDS = (info, check, replay, tune, compare, convert, strip, workloads, prove, bench)
+
+OK, NO, BAD_INPUT, BUG, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 70, 130, 141
+
+# Typer imported click once and now carries a copy of it; this finds the class in either.
+UsageError: Any = typer.BadParameter.__mro__[1]
+
+app = typer.Typer(
+    name="tightfit",
+    help="Which PYTORCH_CUDA_ALLOC_CONF line would have fitted: exact what-if replay of PyTorch "
+    "memory snapshots.",
+    epilog="Exit codes: 0 fine, 1 the answer is no, 2 bad input.",
+    # Plain help starts 90 ms sooner than panels, and is never wider than a page.
+    rich_markup_mode=None,
+    context_settings={"max_content_width": 100, "help_option_names": ["-h", "--help"]},
+)
+for _command in COMMANDS:
+    app.command()(_command)
+
+
+@app.callback(invoke_without_command=True)
+def _top(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        print(f"tightfit {__version__}")
+    elif context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code. Nothing a user does ends in a traceback.
+
+    Args:
+        argv: the words after `tightfit`; None = those of this process.
+    """
+    if "_TIGHTFIT_COMPLETE" in os.environ:
+        app(prog_name="tightfit")  # the shell asks for completions; this exits
+    for stream in (sys.stdout, sys.stderr):
+        # Where the terminal cannot show a character, a "?" is better than no answer.
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="replace")
+    try:
+        code = _run(sys.argv[1:] if argv is None else list(argv))
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # The reader has left (`| head`). Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except (KeyboardInterrupt, typer.Abort):
+        print("\ntightfit: interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _run(words: list[str]) -> int:
+    """Run a command; word every failure but an interruption."""
+    command: Any = typer.main.get_command(app)
+    try:
+        with command.make_context("tightfit", words) as context:
+            command.invoke(context)
+        return OK
+    except typer.Exit as end:
+        return end.exit_code
+    except UsageError as error:
+        _fail(_usage_message(error))
+        return BAD_INPUT
+    except TightfitError as error:
+        _fail(str(error))
+        return BAD_INPUT
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        # A full disk, a missing permission: the message of the system, without our lines.
+        _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        return BAD_INPUT
+    except MemoryError:
+        _fail("not enough main memory on this machine for this recording")
+        return BAD_INPUT
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        _fail(
+            f"a bug in tightfit {__version__}, not in your input: {type(error).__name__}: {reason} "
+            "(set TIGHTFIT_DEBUG=1 for the traceback, and please report it)"
+        )
+        return BUG
+
+
+def _fail(message: str) -> None:
+    """Print why a command ended, as one paragraph; with TIGHTFIT_DEBUG also from where."""
+    if os.environ.get("TIGHTFIT_DEBUG", "0") not in ("", "0"):
+        traceback.print_exc()
+    print(f"tightfit: {message}", file=sys.stderr)
+
+
+def _usage_message(error: Any) -> str:
+    """Word a wrong command line: what is wrong, the nearest right word, where to read more."""
+    context = error.ctx
+    path = context.command_path if context is not None else "tightfit"
+    message = error.format_message().strip()
+    option = getattr(error, "option_name", None)
+    if type(error).__name__ == "NoSuchOption" and option and context is not None:
+        known = [word for p in context.command.get_params(context) for word in p.opts]
+        message = f"no such option '{option}'" + (
+            did_you_mean(option, [w for w in known if w.startswith("--")]) or "."
+        )
+    return f"{message} (see '{path} --help')"

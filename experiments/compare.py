@@ -1,0 +1,136 @@
+"""`tightfit compare`: allocation policies side by side, and the bound none can pass."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .options import MAIN_PATH_SECONDS, AsJson, Capacity, DeviceIndex, Other, Torch
+
+if TYPE_CHECKING:
+    from ..sim.device import Device
+    from .comparison import TraceRows
+
+
+def compare(
+    traces: Annotated[
+        list[Path],
+        typer.Argument(metavar="TRACE...", help="Recordings to compare on.", show_default=False),
+    ],
+    policy: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--policy",
+            metavar="NAME",
+            help="A policy, e.g. best_fit:quantum=4096 or pytorch:LINE; may be repeated "
+            "(default: all of them).",
+            show_default=False,
+        ),
+    ] = None,
+    capacity: Capacity = None,
+    other: Other = None,
+    torch: Torch = None,
+    device: DeviceIndex = None,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown tables.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print all rows as one CSV table.")] = False,
+    as_latex: Annotated[bool, typer.Option("--latex", help="Print LaTeX tables.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compare allocation policies on the same recordings."""
+    from ..traces.errors import ConfigError
+    from ..traces.units import format_bytes
+    from .comparison import compare_all, contenders, notes_on_mismatches
+    from .formats import comma_separated, latex, markdown
+    from .replay import parse_device
+    from .screen import announce_compiling, emit_json, note, progress
+    from .subject import find_release, load_subjects
+
+    if as_markdown + as_csv + as_latex + as_json > 1:
+        raise ConfigError("--markdown, --csv, --latex and --json: choose one of them")
+    gpu = parse_device(capacity, other)
+    announce_compiling(MAIN_PATH_SECONDS)
+    subjects = [s for path in traces for s in load_subjects(path, device)]
+    fit = find_release(subjects, torch)
+    chosen = contenders(policy or [], fit.rules)
+    with progress(len(chosen) * len(subjects), "comparing") as advance:
+        compared = compare_all(subjects, chosen, gpu, advance)
+    room = gpu.capacity_bytes
+    setting = f"torch {fit.rules.name} · " + (format_bytes(room) if room else "unlimited memory")
+    if as_json:
+        emit_json(
+            {
+                "simulated": True,
+                "torch": fit.rules.name,
+                "capacity_bytes": gpu.capacity_bytes,
+                "traces": compared,
+            }
+        )
+    elif as_csv:
+        print(comma_separated(compared), end="")
+    elif as_markdown or as_latex:
+        print((markdown if as_markdown else latex)(compared, setting), end="")
+    else:
+        _show(compared, gpu, fit.words)
+        note(notes_on_mismatches(compared))
+    if all(t.best is None for t in compared):
+        raise typer.Exit(1)
+
+
+def _show(compared: list[TraceRows], gpu: Device, rules: str) -> None:
+    from .screen import Column, say, table, verdict
+
+    verdict(_verdict(compared, gpu))
+    columns: list[str | Column] = [
+        "",
+        "policy",
+        Column("peak reserved", "bytes"),
+        Column("above bound", "%"),
+        Column("peak allocated", "bytes"),
+        "driver calls",
+    ]
+    if gpu.capacity_bytes is not None:
+        columns += ["retries", "fits"]
+    for trace in compared:
+        rows: list[list[str | int | float | None]] = []
+        for r in trace.rows:
+            calls = None if r.device_allocs is None else r.device_allocs + (r.device_frees or 0)
+            row: list[str | int | float | None] = [
+                "" if r.role == "policy" else r.role,
+                r.policy,
+                r.peak_reserved_bytes,
+                r.above_bound,
+                r.peak_allocated_bytes,
+                calls,
+            ]
+            if gpu.capacity_bytes is not None:
+                fits = f"OOM at {r.first_oom_event:,}" if r.ooms else "yes"
+                row += [r.alloc_retries, "" if r.role == "bound" else fits]
+            rows.append(row)
+        table(f"{Path(trace.trace).name}, device {trace.device}", columns, rows)
+    say(f"rules of pytorch: {rules}")
+
+
+def _verdict(compared: list[TraceRows], gpu: Device) -> str:
+    """The answer in one sentence."""
+    from collections import Counter
+
+    from ..traces.units import format_bytes
+
+    room = "" if gpu.capacity_bytes is None else f" on {format_bytes(gpu.capacity_bytes)}"
+    best = [t.best for t in compared]
+    if all(b is None for b in best):
+        return f"NO POLICY FITS{room} (simulated)"
+    if len(compared) > 1:
+        name, n = Counter(b.policy for b in best if b is not None).most_common(1)[0]
+        return f"{name} reserves least on {n} of {len(compared)} recordings{room} (simulated)"
+    least, base = best[0], compared[0].baseline
+    assert least is not None and least.peak_reserved_bytes is not None
+    words = f"{least.policy} reserves least{room}: {format_bytes(least.peak_reserved_bytes)}"
+    if base.peak_reserved_bytes is None:
+        return f"{words}; {base.policy} runs out of memory (simulated)"
+    if least.role == "baseline":
+        return f"{words}; no policy is better than the baseline (simulated)"
+    saved = 1 - least.peak_reserved_bytes / base.peak_reserved_bytes
+    return f"{words}, {saved:.1%} less than {base.policy} (simulated)"

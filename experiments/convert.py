@@ -1,0 +1,101 @@
+"""`tightfit convert` and `tightfit strip`: keep a recording small, or fit to be shown to others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .options import READER_SECONDS, AsJson, Force, NpzFile, TraceFile
+
+if TYPE_CHECKING:
+    from ..traces.recording import Recording
+
+
+@dataclass(frozen=True)
+class Written:
+    """What became of a recording.
+
+    Attributes:
+        source, target: file names.
+        entries: trace entries, all devices.
+        source_bytes, target_bytes: sizes of the two files.
+    """
+
+    source: str
+    target: str
+    entries: int
+    source_bytes: int
+    target_bytes: int
+
+    @property
+    def bytes_per_entry(self) -> float | None:
+        """Size of the new file per entry; None without entries."""
+        return self.target_bytes / self.entries if self.entries else None
+
+
+def convert(trace: TraceFile, out: NpzFile, force: Force = False, as_json: AsJson = False) -> None:
+    """Write a recording in our own small format, losing nothing."""
+    _report(rewrite(trace, out, force=force), "", as_json)
+
+
+def strip(trace: TraceFile, out: NpzFile, force: Force = False, as_json: AsJson = False) -> None:
+    """Write a recording without anything that tells of your code."""
+    _report(
+        rewrite(trace, out, force=force, without_names=True),
+        "; sizes and times are still in it",
+        as_json,
+    )
+
+
+def rewrite(trace: Path, out: Path, force: bool = False, without_names: bool = False) -> Written:
+    """Read a recording and write it in our own format.
+
+    Args:
+        trace: any recording that can be read.
+        out: the file to write; its name ends in .npz.
+        force: whether an existing file may be replaced.
+        without_names: whether to remove everything that tells of the user's code first.
+
+    Raises:
+        ConfigError: `out` is not acceptable.
+        TraceError: `trace` cannot be read.
+    """
+    from .outfile import check_output
+    from .screen import announce_compiling
+
+    check_output(out, ".npz", force)
+
+    from ..traces.load import load
+    from ..traces.store import save
+
+    announce_compiling(READER_SECONDS)
+    recording: Recording = load(trace)
+    if without_names:
+        from ..traces.strip import strip as without
+
+        recording = without(recording)
+    save(recording, out)
+    return Written(
+        source=trace.name,
+        target=out.name,
+        entries=sum(part.n_entries for part in recording.devices.values()),
+        source_bytes=trace.stat().st_size,
+        target_bytes=out.stat().st_size,
+    )
+
+
+def _report(done: Written, remark: str, as_json: bool) -> None:
+    from ..traces.units import format_bytes
+    from .screen import emit_json, verdict
+
+    if as_json:
+        emit_json(done)
+        return
+    each = done.bytes_per_entry
+    verdict(
+        f"{done.target}: {format_bytes(done.target_bytes)} instead of "
+        f"{format_bytes(done.source_bytes)}"
+        + (f", {done.entries:,} entries at {each:.1f} B" if each is not None else "")
+        + remark
+    )

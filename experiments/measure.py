@@ -1,0 +1,176 @@
+"""Measuring settings lines: what each would have reserved, and the smallest device it runs on."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+
+from ..policies.native import requests_of
+from ..policies.pytorch import PYTORCH
+from ..sim.device import Device
+from ..sim.packing import Packed
+from ..sim.release import Release
+from ..sim.replay import replay
+from ..sim.requests import Requests
+from ..sim.run import Run
+from ..sim.settings import Settings
+from ..sim.state import HUGE, MAX_NON_SPLIT_ROUNDING, MAX_SPLIT
+from ..traces.units import MiB, round_up
+from .outcome import Outcome
+from .outcome_cache import OutcomeCache, identity
+from .subject import Subject
+
+WORTH_KEEPING = 5.0  # seconds
+CAPACITY_STEP = 2 * MiB  # the driver gives out no less
+
+
+class Bench:
+    """Measures lines on every subject; a line that behaves like one measured before costs nothing.
+
+    Memory that was live before recording began is placed anew under every line, the default
+    included, so that all lines start equal.
+    """
+
+    def __init__(self, subjects: Sequence[Subject], rules: Release, gpu: Device) -> None:
+        self.subjects, self.rules, self.gpu = list(subjects), rules, gpu
+        self.cache = OutcomeCache(identity([self.packed(s) for s in subjects], rules, gpu))
+        self.seen = self.cache.load()
+        self.begun = time.monotonic()
+        self.asked: set[bytes] = set()
+        self.lines = 0
+
+    def keep(self, interrupted: bool = False) -> None:
+        """Keep the outcomes for the next call, if they took a while or are not all there yet."""
+        if interrupted or time.monotonic() - self.begun > WORTH_KEEPING:
+            self.cache.save(self.seen)
+
+    def packed(self, subject: Subject) -> Packed:
+        return subject.anew if subject.is_warm else subject.kept
+
+    def measure(self, settings: Settings) -> list[Outcome]:
+        """Outcome per subject."""
+        self.lines += 1
+        key = self.effect(settings)
+        self.asked.add(key)
+        if key not in self.seen:
+            self.seen[key] = [self._outcome(s, settings) for s in self.subjects]
+        return self.seen[key]
+
+    def measure_all(
+        self, lines: Iterable[Settings], advance: Callable[[], None] = lambda: None
+    ) -> None:
+        """Measure many lines on all cores; results stay with the bench."""
+        new: dict[bytes, Settings] = {}
+        for settings in lines:
+            self.lines += 1
+            new.setdefault(self.effect(settings), settings)
+        self.asked.update(new)
+        todo = [(k, s) for k, s in new.items() if k not in self.seen]
+
+        def work(item: tuple[bytes, Settings]) -> tuple[bytes, list[Outcome]]:
+            return item[0], [self._outcome(s, item[1]) for s in self.subjects]
+
+        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+            try:
+                for key, outcomes in pool.map(work, todo):
+                    self.seen[key] = outcomes
+                    advance()
+            except KeyboardInterrupt:
+                pool.shutdown(cancel_futures=True)
+                raise
+
+    def distinct(self, lines: Iterable[Settings]) -> list[Settings]:
+        """The first line of each behaviour on these subjects."""
+        first: dict[bytes, Settings] = {}
+        for settings in lines:
+            first.setdefault(self.effect(settings), settings)
+        return list(first.values())
+
+    def effect(self, settings: Settings) -> bytes:
+        """Equal for two lines that cannot behave differently on these subjects."""
+        digest = hashlib.blake2b(digest_size=16)
+        for subject in self.subjects:
+            _feed(digest, self._requests(subject, settings, self.gpu), settings)
+        return digest.digest()
+
+    def min_capacity(self, subject: Subject, settings: Settings) -> int:
+        """Smallest device, in steps of 2 MiB, on which the program runs without OOM; bisected.
+
+        Returns:
+            Total bytes of the device, the memory of others included.
+        """
+        other = self.gpu.other_bytes
+        free = self._run(subject, settings, Device())
+        low = free.stats["requested_bytes.all.peak"] // CAPACITY_STEP * CAPACITY_STEP
+        high = round_up(free.stats["reserved_bytes.all.peak"], CAPACITY_STEP)
+        while not self._fits(subject, settings, high + other):  # odd sizes cost the driver more
+            high += CAPACITY_STEP
+        low = min(low, high) - CAPACITY_STEP
+        while high - low > CAPACITY_STEP:
+            middle = (low + high) // 2 // CAPACITY_STEP * CAPACITY_STEP
+            if middle > 0 and self._fits(subject, settings, middle + other):
+                high = middle
+            else:
+                low = middle
+        return high + other
+
+    def _fits(self, subject: Subject, settings: Settings, total: int) -> bool:
+        stats = self._run(subject, settings, replace(self.gpu, capacity_bytes=total)).stats
+        return stats["num_ooms"] + stats["num_oom_rejections"] == 0
+
+    def _outcome(self, subject: Subject, settings: Settings) -> Outcome:
+        free = self._run(subject, settings, Device())
+        run = free
+        room = self.gpu.capacity_bytes
+        limited = settings.per_process_memory_fraction < 1 or settings.throw_on_cudamalloc_oom
+        if room is not None:
+            peak = free.stats["reserved_bytes.all.peak"]
+            if limited or peak + self.gpu.other_bytes > room:
+                run = self._run(subject, settings, self.gpu)
+        ooms = run.stats["num_ooms"] + run.stats["num_oom_rejections"]
+        event = None
+        if ooms:
+            op = run.first_oom_op
+            event = int(subject.program.entry[op]) if op >= 0 else 0
+        return Outcome(
+            peak_reserved_bytes=free.stats["reserved_bytes.all.peak"],
+            peak_allocated_bytes=free.stats["allocated_bytes.all.peak"],
+            peak_requested_bytes=free.stats["requested_bytes.all.peak"],
+            device_allocs=run.stats["num_device_alloc"],
+            device_frees=run.stats["num_device_free"],
+            alloc_retries=run.stats["num_alloc_retries"],
+            ooms=ooms,
+            first_oom_event=event,
+        )
+
+    def _requests(self, subject: Subject, settings: Settings, gpu: Device) -> Requests:
+        kept = self.packed(subject).keeps_start
+        return requests_of(subject.program, settings, self.rules, gpu, kept)
+
+    def _run(self, subject: Subject, settings: Settings, gpu: Device) -> Run:
+        requests = self._requests(subject, settings, gpu)
+        return replay(self.packed(subject), PYTORCH, requests, gpu)
+
+
+def _feed(digest: hashlib.blake2b, requests: Requests, settings: Settings) -> None:
+    """Add to a digest all that can decide anything, in a canonical form."""
+    expands = bool(requests.expands.any())
+    options = dict(requests.options)
+    largest = int(requests.segment.max(initial=0))
+    if not expands and options[MAX_SPLIT] > largest:
+        options[MAX_SPLIT] = HUGE  # no block is ever that large
+    if options[MAX_SPLIT] >= HUGE or not (requests.need >= options[MAX_SPLIT]).any():
+        options[MAX_NON_SPLIT_ROUNDING] = HUGE
+    least = requests.least_rest
+    if options[MAX_SPLIT] >= HUGE:
+        least = np.where(least >= HUGE, MiB + 1, least)
+    pages = (requests.small_page, requests.large_page, requests.reserve_bytes) if expands else ()
+    for part in (requests.need, requests.segment, least, requests.expands):
+        digest.update(np.ascontiguousarray(part).tobytes())
+    digest.update(repr((sorted(options.items()), pages)).encode())

@@ -1,0 +1,72 @@
+"""What several commands share: arguments and options, one meaning and one text each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+READER_SECONDS = 8  # what compiling the reader's kernels took
+MAIN_PATH_SECONDS = 15  # what compiling everything a replay needs took
+
+TraceFile = Annotated[
+    Path,
+    typer.Argument(
+        metavar="TRACE",
+        help="A recording: a torch.cuda.memory._dump_snapshot() file, plain or .gz, our .npz, or "
+        "another tool's trace (profiler JSON, RMM or STAlloc log, CSV).",
+        show_default=False,
+    ),
+]
+NpzFile = Annotated[
+    Path,
+    typer.Argument(metavar="OUT.npz", help="The file to write.", show_default=False),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace the output file if it exists.")]
+Torch = Annotated[
+    str | None,
+    typer.Option(
+        "--torch",
+        metavar="V",
+        help="Follow the rules of this PyTorch release, e.g. 2.11 (default: what fits best).",
+        show_default=False,
+    ),
+]
+Conf = Annotated[
+    str | None,
+    typer.Option(
+        "--conf",
+        metavar="LINE",
+        help="A PYTORCH_CUDA_ALLOC_CONF line to replay under (default: the recorded one).",
+        show_default=False,
+    ),
+]
+Capacity = Annotated[
+    str | None,
+    typer.Option(
+        "--capacity",
+        metavar="SIZE",
+        help="Memory of the simulated device, e.g. 24GiB (default: it never runs out).",
+        show_default=False,
+    ),
+]
+Other = Annotated[
+    str | None,
+    typer.Option(
+        "--other",
+        metavar="SIZE",
+        help="Memory others use on the device: CUDA context, libraries, other processes.",
+        show_default=False,
+    ),
+]
+DeviceIndex = Annotated[
+    int | None,
+    typer.Option(
+        "--device",
+        metavar="N",
+        help="Which device of the recording (default: all of them).",
+        show_default=False,
+    ),
+]

@@ -1,0 +1,70 @@
+"""Outcomes of long searches, kept in the user's cache folder so that a search can be resumed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from ..sim.device import Device
+from ..sim.packing import Packed
+from ..sim.release import Release
+from ..traces.jit import cache_folder, source_hash
+from ..traces.whole_file import replacing
+from .outcome import Outcome
+
+KEEP = 20  # files of outcomes that stay on disk, newest first
+
+
+def identity(programs: Sequence[Packed], rules: Release, gpu: Device) -> str:
+    """Return a name that is equal only if every outcome is: programs, rules, device and code."""
+    digest = hashlib.sha256(repr((source_hash(), rules, gpu)).encode())
+    for packed in programs:
+        p = packed.program
+        arrays = (packed.events, p.entry, p.request, p.req_size, p.req_stream, p.req_pool)
+        layout = [*p.start.segments.values(), *p.start.blocks.values()]
+        for array in (*arrays, p.streams, *layout):
+            digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:32]
+
+
+class OutcomeCache:
+    """Outcomes measured earlier for the same question.
+
+    Args:
+        name: from `identity`.
+        folder: where to keep them; None = beside the compiled kernels, if that can be written.
+    """
+
+    def __init__(self, name: str, folder: Path | None = None) -> None:
+        base = folder or cache_folder()
+        self.path = base / "outcomes" / f"{name}.json" if base else None
+
+    def load(self) -> dict[bytes, list[Outcome]]:
+        """Return what was kept; nothing if there is no file or it cannot be read."""
+        if self.path is None:
+            return {}
+        try:
+            rows = json.loads(self.path.read_text())
+            return {bytes.fromhex(k): [Outcome(**o) for o in v] for k, v in rows.items()}
+        except (OSError, ValueError, TypeError, AttributeError):
+            return {}
+
+    def save(self, outcomes: dict[bytes, list[Outcome]]) -> None:
+        """Keep outcomes; a folder that cannot be written is no error, only no cache."""
+        if self.path is None:
+            return
+        with suppress(OSError):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            rows = {k.hex(): [asdict(o) for o in v] for k, v in outcomes.items()}
+            with replacing(self.path) as out:
+                out.write(json.dumps(rows).encode())
+            kept = sorted(self.path.parent.glob("*.json"), key=os.path.getmtime, reverse=True)
+            for old in kept[KEEP:]:
+                old.unlink()

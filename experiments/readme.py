@@ -1,0 +1,69 @@
+"""The README's examples: every block that begins with "$ tightfit" is output, never typed.
+
+python -m tightfit.experiments.readme README.md            writes them anew
+python -m tightfit.experiments.readme README.md --check    exit code 1 if they differ
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import shlex
+import sys
+import tempfile
+from pathlib import Path
+
+from .cli import main as run_command
+
+BLOCK = re.compile(r"(```console\n)(\$ tightfit [^\n]*\n)(.*?)(```\n)", re.DOTALL)
+
+
+def output_of(command: str) -> str:
+    """Run a `tightfit …` command line in this process and return what it prints."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()):
+        run_command(shlex.split(command)[1:])
+    return out.getvalue()
+
+
+def regenerate(text: str) -> str:
+    """Return a Markdown text with the output under each command replaced by the real one."""
+
+    def fresh(match: re.Match[str]) -> str:
+        command = match.group(2)[2:].strip()
+        return match.group(1) + match.group(2) + output_of(command) + match.group(4)
+
+    return BLOCK.sub(fresh, text)
+
+
+def regenerate_in_copy(text: str, root: Path) -> str:
+    """Regenerate in an empty folder that shows the recordings of `root`, so that nothing is left.
+
+    Args:
+        text: the Markdown.
+        root: folder that the examples' file names start from.
+    """
+    before = Path.cwd()
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "traces").symlink_to(root / "traces")
+        os.chdir(folder)
+        try:
+            return regenerate(text)
+        finally:
+            os.chdir(before)
+
+
+def main() -> int:
+    path = Path(sys.argv[1]).resolve()
+    text = path.read_text(encoding="utf-8")
+    new = regenerate_in_copy(text, path.parent)
+    if "--check" in sys.argv:
+        return int(new != text)
+    path.write_text(new, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,292 @@
+"""`tightfit replay`: the recorded program under another settings line, release or device."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .options import MAIN_PATH_SECONDS, AsJson, Capacity, Conf, DeviceIndex, Other, Torch, TraceFile
+
+if TYPE_CHECKING:
+    from ..sim.device import Device
+    from ..sim.release import Release
+    from ..sim.run import Run
+    from ..traces.recording import Finding
+    from .subject import Subject
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """What one device's program would have done; simulated.
+
+    Attributes:
+        device: device index.
+        conf, torch: what was simulated.
+        capacity_bytes: memory of the simulated device; None = it never runs out.
+        events: requests and frees carried out.
+        peak_reserved_bytes .. peak_requested_bytes: greatest values reached.
+        final_reserved_bytes: reserved when the replay ended.
+        device_allocs, device_frees: successful driver calls (cudaMalloc or map, cudaFree or unmap).
+        alloc_retries: requests that gave all cached memory back before a last attempt.
+        ooms: requests that failed.
+        first_oom_event: index of the recorded entry at which memory first ran out; None = never.
+        first_oom_bytes: size of the block it needed.
+    """
+
+    device: int
+    conf: str
+    torch: str
+    capacity_bytes: int | None
+    events: int
+    peak_reserved_bytes: int
+    peak_allocated_bytes: int
+    peak_active_bytes: int
+    peak_requested_bytes: int
+    final_reserved_bytes: int
+    device_allocs: int
+    device_frees: int
+    alloc_retries: int
+    ooms: int
+    first_oom_event: int | None
+    first_oom_bytes: int
+
+
+def replay(
+    trace: TraceFile,
+    conf: Conf = None,
+    torch: Torch = None,
+    capacity: Capacity = None,
+    other: Other = None,
+    device: DeviceIndex = None,
+    snapshot: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="OUT.pickle",
+            help="Write the simulated run as a snapshot for PyTorch's own viewers.",
+            show_default=False,
+        ),
+    ] = None,
+    keep_going: Annotated[
+        bool,
+        typer.Option(
+            "--keep-going", help="Drop an allocation that fails, and its free, and go on."
+        ),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Replay under other settings, release or device size."""
+    from .line_notes import notes_on
+    from .outfile import check_output
+    from .screen import announce_compiling, emit_json
+    from .subject import find_release, load_subjects
+
+    if snapshot is not None:
+        check_output(snapshot, ".pickle", force=True)
+    gpu = parse_device(capacity, other)
+    announce_compiling(MAIN_PATH_SECONDS)
+    subjects = load_subjects(trace, device)
+    if snapshot is not None and len(subjects) > 1:
+        from ..traces.errors import ConfigError
+
+        found = ", ".join(str(s.device) for s in subjects)
+        raise ConfigError(f"--snapshot: {trace.name} has devices {found}; choose one with --device")
+    fit = find_release(subjects, torch)
+    results: list[Replayed] = []
+    notes: list[Finding] = []
+    for subject in subjects:
+        run, line, kept = replay_subject(
+            subject, conf, fit.rules, gpu, keep_going, whole=snapshot is not None
+        )
+        results.append(_result(subject, run, line, fit.rules, gpu))
+        notes += subject.recorded_settings(fit.rules)[1] + subject.program.findings
+        if subject.is_warm:
+            notes.append(_about_start(subject, kept))
+        if snapshot is not None:
+            _write(snapshot, subject, run, line, fit.rules)
+    notes = notes_on(results[0].conf, fit.rules, gpu) + notes
+    out_of_memory = any(r.ooms for r in results)
+    if as_json:
+        emit_json(
+            {"simulated": True, "torch_found": fit.words, "devices": results, "findings": notes}
+        )
+    else:
+        _show(results, notes, fit.words, conf, keep_going, shlex.quote(str(trace)))
+    if out_of_memory:
+        raise typer.Exit(1)
+
+
+def parse_device(capacity: str | None, other: str | None) -> Device:
+    """The simulated device that --capacity and --other describe.
+
+    Raises:
+        ConfigError: a size cannot be read, or others use more than there is.
+    """
+    from ..sim.device import Device
+    from ..traces.errors import ConfigError
+    from ..traces.units import parse_bytes
+
+    total = None if capacity is None else parse_bytes(capacity, "--capacity")
+    taken = 0 if other is None else parse_bytes(other, "--other")
+    if taken and total is None:
+        raise ConfigError("--other: memory of others matters only with --capacity; give both")
+    if total is not None and taken >= total:
+        raise ConfigError(f"--other: found {other}, expected less than --capacity {capacity}")
+    return Device(total, taken)
+
+
+def replay_subject(
+    subject: Subject,
+    conf: str | None,
+    rules: Release,
+    gpu: Device,
+    keep_going: bool = False,
+    whole: bool = False,
+) -> tuple[Run, str, bool]:
+    """Replay one device's program.
+
+    Memory that was live before recording began stays where it was if the settings are those
+    recorded; under other settings it is placed anew, as nobody knows where it would have been.
+
+    Args:
+        subject: the device's program.
+        conf: settings line; None = the recorded one.
+        rules: the release.
+        gpu: the simulated device.
+        keep_going: go on after an out-of-memory error.
+        whole: keep all events, statistics and the final layout.
+
+    Returns:
+        (the run, the settings line simulated, whether the start layout was kept).
+    """
+    from dataclasses import replace
+
+    from ..policies.native import replay_native
+    from ..sim.settings_line import parse_settings
+
+    recorded, _ = subject.recorded_settings(rules)
+    settings = recorded if conf is None else parse_settings(conf, rules)
+    kept = not subject.is_warm or replace(settings, conf="") == replace(recorded, conf="")
+    run = replay_native(
+        subject.kept if kept else subject.anew,
+        settings,
+        rules,
+        gpu,
+        stop_at_oom=not keep_going,
+        track=whole,
+        events=whole,
+        layout=whole,
+    )
+    return run, settings.conf, kept
+
+
+def _result(subject: Subject, run: Run, line: str, rules: Release, gpu: Device) -> Replayed:
+    stats = run.stats
+    ooms = stats["num_ooms"] + stats["num_oom_rejections"]
+    entry = None
+    if ooms:
+        entry = int(subject.program.entry[run.first_oom_op]) if run.first_oom_op >= 0 else 0
+    return Replayed(
+        device=subject.device,
+        conf=line,
+        torch=rules.name,
+        capacity_bytes=gpu.capacity_bytes,
+        events=run.n_ops,
+        peak_reserved_bytes=stats["reserved_bytes.all.peak"],
+        peak_allocated_bytes=stats["allocated_bytes.all.peak"],
+        peak_active_bytes=stats["active_bytes.all.peak"],
+        peak_requested_bytes=stats["requested_bytes.all.peak"],
+        final_reserved_bytes=stats["reserved_bytes.all.current"],
+        device_allocs=stats["num_device_alloc"],
+        device_frees=stats["num_device_free"],
+        alloc_retries=stats["num_alloc_retries"],
+        ooms=ooms,
+        first_oom_event=entry,
+        first_oom_bytes=run.first_oom_bytes,
+    )
+
+
+def _about_start(subject: Subject, kept: bool) -> Finding:
+    from ..traces.recording import Finding
+
+    text = (
+        "memory that was live before recording began starts where it was recorded"
+        if kept
+        else "memory that was live before recording began is placed anew under this line"
+    )
+    return Finding("start", 1, text, subject.device)
+
+
+def _write(path: Path, subject: Subject, run: Run, line: str, rules: Release) -> None:
+    from ..sim.export import write_snapshot
+
+    write_snapshot(
+        path,
+        subject.program,
+        run,
+        conf=line,
+        release=rules.name,
+        recording=subject.recording,
+    )
+
+
+def _show(
+    results: list[Replayed],
+    notes: list[Finding],
+    rules: str,
+    conf: str | None,
+    keep_going: bool,
+    path: str,
+) -> None:
+    from ..traces.units import format_bytes
+    from .screen import Column, note, say, suggest, table, verdict
+
+    failed = [r for r in results if r.ooms]
+    capacity = results[0].capacity_bytes
+    if failed:
+        r = failed[0]
+        verdict(
+            f"OUT OF MEMORY on device {r.device} at entry {r.first_oom_event:,}: a block of "
+            f"{format_bytes(r.first_oom_bytes)} was not to be had"
+        )
+    elif capacity is not None:
+        verdict(f"FITS on {format_bytes(capacity)} (simulated)")
+    else:
+        peak = max(r.peak_reserved_bytes for r in results)
+        verdict(f"peak reserved {format_bytes(peak)} (simulated)")
+    table(
+        "",
+        [
+            "device",
+            Column("peak reserved", "bytes"),
+            Column("peak requested", "bytes"),
+            Column("wasted", "%"),
+            "driver allocs",
+            "driver frees",
+            "retries",
+            "OOMs",
+        ],
+        [
+            [
+                str(r.device),
+                r.peak_reserved_bytes,
+                r.peak_requested_bytes,
+                1 - r.peak_requested_bytes / max(1, r.peak_reserved_bytes),
+                r.device_allocs,
+                r.device_frees,
+                r.alloc_retries,
+                r.ooms,
+            ]
+            for r in results
+        ],
+    )
+    as_recorded = conf is None and all(f.kind != "no_driver" for f in notes)
+    say(f"settings: {results[0].conf or '(default)'}{', as recorded' if as_recorded else ''}")
+    say(f"rules: {rules}")
+    if failed and not keep_going:
+        say("The replay ends there, as the program would; --keep-going drops the allocation.")
+    note(notes)
+    suggest(f"tightfit tune {path}" + (f" --capacity {capacity}" if capacity else ""))

@@ -1,0 +1,260 @@
+"""What people and programs read: verdicts, tables, notes, progress and JSON.
+
+Answers go to standard output, everything said on the way to standard error. With `--json` standard
+output carries one JSON document and nothing else. Rich is imported when something is drawn.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any, Literal, TextIO
+
+from ..traces.units import GiB, MiB
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ..traces.recording import Finding
+
+WIDTH = 100  # columns; a table that needs more does not fit a page or a bug report
+PATIENCE = 2.0  # seconds before a progress bar appears
+INTERVAL = 10.0  # seconds between progress lines where there is no terminal
+
+Cell = str | int | float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """A column of numbers in one unit.
+
+    Attributes:
+        name: heading, without the unit.
+        unit: "bytes" (shown in the one of B, MiB, GiB that suits the column's largest value),
+            "%" (of a fraction of 1), "s", or "" for a plain count.
+    """
+
+    name: str
+    unit: Literal["", "bytes", "%", "s"] = ""
+
+
+def verdict(line: str) -> None:
+    """Print the answer in one sentence; the first line of every command's output."""
+    _print(line, "bold")
+
+
+def say(line: str = "") -> None:
+    """Print a line that belongs to the answer, wrapped to the width of the screen."""
+    _print(line)
+
+
+def suggest(*commands: str) -> None:
+    """Print what to type next. Never wrapped: such lines are copied."""
+    print("next:", " / ".join(commands))
+
+
+def note(findings: Sequence[Finding]) -> None:
+    """Print what a user should know about the input, one paragraph each."""
+    for finding in findings:
+        where = "" if finding.device is None else f"device {finding.device}: "
+        _print(f"note: {where}{finding.text}")
+
+
+def warn(line: str) -> None:
+    """Print a line about the work, not part of the answer, on standard error."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def table(title: str, columns: Sequence[str | Column], rows: Sequence[Sequence[Cell]]) -> None:
+    """Print a table of at most 100 columns: text left, numbers right, one unit down a column.
+
+    Args:
+        title: a line above the table; "" for none.
+        columns: headings; a plain string heads text or counts, as its cells are.
+        rows: one cell per column; None prints as a dash, "not applicable".
+    """
+    from rich import box
+    from rich.table import Table
+
+    drawn = Table(
+        title=title or None,
+        title_justify="left",
+        title_style="",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        show_edge=False,
+    )
+    given = [Column(c) if isinstance(c, str) else c for c in columns]
+    cells = [[row[k] for row in rows] for k in range(len(given))]
+    shown = [_one_unit(column, own) for column, own in zip(given, cells, strict=True)]
+    headings = [
+        # No wider than its column if two lines suffice; the unit stands below.
+        textwrap.wrap(name, max(len(name) // 2 + 1, *map(len, [*texts, *name.split()])))
+        + ([unit] if unit else [])
+        for name, unit, texts in shown
+    ]
+    height = max(map(len, headings), default=0)
+    for heading, own in zip(headings, cells, strict=True):
+        is_text = any(isinstance(cell, str) for cell in own)
+        drawn.add_column(
+            "\n".join([""] * (height - len(heading)) + heading),  # all end on the same line
+            justify="left" if is_text else "right",
+            no_wrap=not is_text,
+            overflow="fold",
+        )
+    for line in zip(*(texts for _, _, texts in shown), strict=True):
+        drawn.add_row(*line)
+    _draw(drawn)
+
+
+def emit_json(value: object) -> None:
+    """Print a value as one JSON document on standard output.
+
+    Dataclasses become objects, NumPy numbers and arrays plain ones, NaN and infinity null.
+    """
+    json.dump(_plain(value), sys.stdout, indent=2, ensure_ascii=False, allow_nan=False)
+    sys.stdout.write("\n")
+
+
+@contextmanager
+def progress(total: int, what: str) -> Iterator[Callable[..., None]]:
+    """Show on standard error how far a long piece of work is.
+
+    A bar on a terminal, once the work has lasted two seconds; elsewhere a line every ten seconds.
+
+    Args:
+        total: number of steps.
+        what: what is being done, e.g. "replaying".
+
+    Yields:
+        `advance(n=1)`, to be called after every n steps.
+    """
+    start = time.monotonic()
+    done = 0
+    bar: Any = None
+    task: Any = None
+    is_terminal = sys.stderr.isatty()
+    due = start + (PATIENCE if is_terminal else INTERVAL)
+
+    def advance(n: int = 1) -> None:
+        nonlocal done, bar, task, due
+        done += n
+        now = time.monotonic()
+        if bar is not None:
+            bar.update(task, completed=done)
+        elif now >= due and is_terminal:
+            from rich.progress import Progress
+
+            bar = Progress(console=_console(sys.stderr), transient=True)
+            task = bar.add_task(what, total=total, completed=done)
+            bar.start()
+        elif now >= due:
+            due = now + INTERVAL
+            warn(f"{what}: {done:,} of {total:,} after {now - start:.0f} s")
+
+    try:
+        yield advance
+    finally:
+        if bar is not None:
+            bar.stop()
+
+
+def announce_compiling(seconds: int, *kernels: Callable[..., Any]) -> None:
+    """Say on standard error that a first run compiles, if it is one.
+
+    Args:
+        seconds: about how long it takes.
+        kernels: the kernels about to be called; none = any kernel of the package.
+    """
+    from ..traces.jit import is_cold
+
+    if is_cold(*kernels):
+        warn(f"first run: compiling kernels (once, about {seconds} s)")
+
+
+def _console(stream: TextIO) -> Console:
+    """Return a console on a stream; no wider than WIDTH, colours only on a terminal."""
+    from rich.console import Console
+
+    is_terminal = stream.isatty()
+    width = WIDTH
+    if is_terminal:
+        try:
+            width = min(WIDTH, os.get_terminal_size(stream.fileno()).columns or WIDTH)
+        except (OSError, ValueError):  # a terminal that does not know its size
+            pass
+    return Console(
+        file=stream,
+        width=width,
+        force_terminal=is_terminal,  # whatever FORCE_COLOR says
+        markup=False,
+        emoji=False,
+        highlight=False,
+    )
+
+
+def _print(line: str, style: str = "") -> None:
+    from rich.text import Text
+
+    _draw(Text(line, style=style))
+
+
+def _draw(what: Any) -> None:
+    """Print something rich on standard output, without blanks at the ends of lines."""
+    console = _console(sys.stdout)
+    with console.capture() as capture:
+        console.print(what)
+    print("\n".join(line.rstrip() for line in capture.get().splitlines()))
+
+
+def _one_unit(column: Column, cells: Sequence[Cell]) -> tuple[str, str, list[str]]:
+    """Return a column's name, its unit, and its cells as text in that unit."""
+    numbers = [abs(cell) for cell in cells if isinstance(cell, int | float)]
+    largest = max(numbers, default=0)
+    factor, digits, unit = 1.0, 0, column.unit
+    if column.unit == "bytes":
+        if largest >= 10 * GiB:
+            factor, digits, unit = GiB, 2, "GiB"
+        elif largest >= MiB:
+            factor, digits, unit = MiB, 1, "MiB"
+        else:
+            unit = "B"
+    elif column.unit == "%":
+        factor, digits = 0.01, 1
+    elif column.unit == "s":
+        digits = 1
+
+    def text(cell: Cell) -> str:
+        if cell is None:
+            return "–"
+        if isinstance(cell, str):
+            return cell
+        rounded = f"{cell / factor:,.{digits}f}"
+        is_lost = cell > 0 and not rounded.strip("0.,")
+        return f"<{10**-digits:.{digits}f}" if is_lost else rounded
+
+    return column.name, unit, [text(cell) for cell in cells]
+
+
+def _plain(value: Any) -> Any:
+    """Return a value made of what JSON knows."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    to_list = getattr(value, "tolist", None)
+    if to_list is not None:  # NumPy scalars and arrays, without importing NumPy
+        return _plain(to_list())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value) if isinstance(value, PurePath) else value

@@ -1,0 +1,132 @@
+"""`tightfit tune`: the settings line that would have fitted."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .options import MAIN_PATH_SECONDS, AsJson, Capacity, Other, Torch
+
+if TYPE_CHECKING:
+    from .tuning import Answer
+
+TRIALS = 64
+
+
+def tune(
+    traces: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="TRACE...",
+            help="Recordings to find one line for; the worst case counts first.",
+            show_default=False,
+        ),
+    ],
+    capacity: Capacity = None,
+    other: Other = None,
+    torch: Torch = None,
+    without: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--without",
+            metavar="KEY",
+            help="A key that must not be used, e.g. expandable_segments; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    trials: Annotated[
+        int,
+        typer.Option(
+            "--trials", min=0, help="Lines Optuna proposes after the finite ones were all tried."
+        ),
+    ] = TRIALS,
+    as_json: AsJson = False,
+) -> None:
+    """Find the PYTORCH_CUDA_ALLOC_CONF line that fits best."""
+    from .replay import parse_device
+    from .screen import announce_compiling, emit_json
+    from .subject import load_subjects
+    from .tuning import find_line
+
+    gpu = parse_device(capacity, other)
+    announce_compiling(MAIN_PATH_SECONDS)
+    subjects = [s for path in traces for s in load_subjects(path)]
+    answer = find_line(subjects, gpu, torch, without or [], trials)
+    if as_json:
+        emit_json(answer.document())
+    else:
+        _show(answer, " ".join(shlex.quote(str(t)) for t in traces))
+    if answer.fails:
+        raise typer.Exit(1)
+
+
+def _folded(conf: str, width: int = 32) -> str:
+    """Break a line after its commas, outside brackets too, where it is too long for a table."""
+    lines = [""]
+    for part in re.findall(r"[^,]+,?", conf):
+        if lines[-1] and len(lines[-1]) + len(part) > width:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines)
+
+
+def _show(answer: Answer, paths: str) -> None:
+    from ..traces.units import format_bytes
+    from .screen import Column, note, say, suggest, table, verdict
+
+    verdict(answer.verdict)
+    columns: list[str | Column] = [
+        "",
+        "settings",
+        Column("peak reserved", "bytes"),
+        Column("wasted", "%"),
+        "driver calls",
+        Column("smallest GPU", "bytes"),
+    ]
+    if answer.gpu.capacity_bytes is not None:
+        columns += ["retries", "fits"]
+    rows: list[list[str | int | float | None]] = []
+    for role, shown in answer.rows():
+        row: list[str | int | float | None] = [
+            role,
+            _folded(shown.conf) or "(default)",
+            shown.peak_reserved_bytes,
+            shown.waste,
+            shown.device_allocs + shown.device_frees,
+            shown.min_capacity_bytes,
+        ]
+        if answer.gpu.capacity_bytes is not None:
+            at = shown.first_oom_event
+            row += [shown.alloc_retries, "yes" if shown.fits else f"OOM at {at:,}"]
+        rows.append(row)
+    bound: list[str | int | float | None] = ["bound", "peak live bytes", answer.bound_bytes, 0.0]
+    rows.append([*bound, None, None, *([None, None] if len(columns) > 6 else [])])
+    table("", columns, rows)
+    if len(answer.per_trace) > 1:
+        table(
+            "each recording",
+            ["recording", "device", Column("default", "bytes"), Column("best", "bytes")],
+            [
+                [Path(t.trace).name, str(t.device), t.default.peak_reserved_bytes,
+                 t.best.peak_reserved_bytes]
+                for t in answer.per_trace
+            ],
+        )  # fmt: skip
+    say(f"{answer.candidates:,} lines tried, {answer.behaviours:,} of them behave differently here")
+    say(f"rules: {answer.rules_words}")
+    for line in answer.words:
+        say(line)
+    if answer.best.conf:
+        print(f"export PYTORCH_CUDA_ALLOC_CONF={answer.best.conf}")
+    note(answer.findings)
+    recorded = answer.recorded_peak_bytes
+    if recorded:
+        say(
+            "Memory that was live before recording began is placed anew under every line. Where it "
+            f"was recorded, the recorded settings reach {format_bytes(recorded)}."
+        )
+    suggest(f"tightfit replay {paths.split()[0]} --conf {shlex.quote(answer.best.conf)}")

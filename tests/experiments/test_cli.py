@@ -1,0 +1,311 @@
+"""The command line: how fast it answers, how it fails, what goes where."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from tightfit.experiments import cli, screen, summary
+from tightfit.traces.errors import TraceError
+from tightfit.traces.recording import Finding
+
+from .story import dump, snapshot
+
+pytestmark = pytest.mark.interpreted
+
+HEAVY = ("numba", "numpy", "optuna", "pandas", "scipy", "torch", "rich")
+NAMES = sorted(command.__name__ for command in cli.COMMANDS)
+
+
+def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "tightfit", *words],
+        capture_output=True,
+        text=True,
+        env=os.environ | environment,
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize("words", [[], *([name] for name in NAMES)], ids=" ".join)
+def test_help_loads_nothing_heavy(words: list[str]) -> None:
+    program = (
+        "import sys; from tightfit.experiments.cli import main; "
+        f"code = main({[*words, '--help']!r}); "
+        f"print(code, [name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stderr.split("\n")[-2] == "0 []"
+    assert done.stdout.startswith(" ".join(["Usage: tightfit", *words]))
+    assert max(len(line) for line in done.stdout.splitlines()) <= 100
+
+
+@pytest.mark.parametrize("words", [[], *([name] for name in NAMES)], ids=" ".join)
+def test_help_comes_in_half_a_second(words: list[str]) -> None:
+    def seconds() -> float:
+        start = time.perf_counter()
+        run(*words, "--help")
+        return time.perf_counter() - start
+
+    assert min(seconds() for _ in range(3)) < 0.5
+
+
+def test_every_command_is_listed_with_one_line() -> None:
+    result = CliRunner().invoke(cli.app, ["--help"])
+    assert result.exit_code == 0
+    for name in NAMES:
+        (line,) = [x for x in result.output.splitlines() if x.split()[:1] == [name]]
+        assert not line.endswith("..."), "the first sentence of the docstring is too long"
+
+
+def test_without_a_command_help_is_shown(capsys: Any) -> None:
+    assert cli.main([]) == 0
+    assert "Commands:" in capsys.readouterr().out
+
+
+def test_a_first_run_says_that_it_compiles(story: Path, tmp_path: Path) -> None:
+    cold = run("info", str(story), "--json", NUMBA_CACHE_DIR=str(tmp_path), NUMBA_DISABLE_JIT="0")
+    assert cold.stderr.startswith("first run: compiling kernels (once, about ")
+    warm = run("info", str(story), "--json", NUMBA_CACHE_DIR=str(tmp_path), NUMBA_DISABLE_JIT="0")
+    assert warm.stderr == ""
+    assert warm.stdout == cold.stdout
+
+
+def test_version(capsys: Any) -> None:
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out.split()[0] == "tightfit"
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["inof"], "Did you mean 'info'?"),
+        (["info", "--jsn", "x"], "did you mean '--json'?"),
+        (["--verson"], "did you mean '--version'?"),
+        (["info"], "TRACE"),
+        (["info", "a", "b"], "unexpected extra argument"),
+    ],
+    ids=" ".join,
+)
+def test_a_wrong_command_line_gets_the_right_word(
+    words: list[str], expected: str, capsys: Any
+) -> None:
+    assert cli.main(words) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert expected in printed.err
+    assert "--help" in printed.err
+    assert len(printed.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"hello", b"\x80\x04", b"\x80\x04cos\nsystem\n(S'true'\ntR.", b"\x80\x04N."],
+    ids=["empty", "text", "cut", "code", "none"],
+)
+def test_a_bad_file_is_one_message(tmp_path: Path, content: bytes, capsys: Any) -> None:
+    path = tmp_path / "bad.pickle"
+    path.write_bytes(content)
+    assert cli.main(["info", str(path)]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    (line,) = [x for x in printed.err.splitlines() if not x.startswith("first run:")]
+    assert line.startswith("tightfit: bad.pickle: ")
+
+
+def test_a_missing_file_is_one_message(tmp_path: Path) -> None:
+    done = run("info", str(tmp_path / "absent.pickle"), "--json")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "absent.pickle" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_json_stands_alone_on_standard_output(story: Path) -> None:
+    done = run("info", str(story), "--json")
+    assert done.returncode == 0
+    answer = json.loads(done.stdout)
+    assert answer["devices"][0]["peak_reserved_bytes"] == 22 << 20
+    assert isinstance(answer["devices"][0]["peak_requested_bytes"], int)
+    assert answer["verdict"].startswith("story.pickle: 10 entries")
+
+
+def test_no_colour_codes_reach_a_pipe(story: Path) -> None:
+    done = run("info", str(story), FORCE_COLOR="1", TERM="xterm-256color")
+    assert done.returncode == 0
+    assert "\x1b" not in done.stdout + done.stderr
+
+
+def test_a_narrow_character_set_is_no_obstacle(story: Path) -> None:
+    done = run("info", str(story), PYTHONIOENCODING="ascii")
+    assert done.returncode == 0
+    assert done.stdout.isascii()
+
+
+def test_a_reader_that_leaves_is_not_an_error(story: Path) -> None:
+    words = [sys.executable, "-m", "tightfit", "info", str(story)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout and process.stderr
+        process.stdout.close()
+        said = process.stderr.read().decode()
+    assert [line for line in said.splitlines() if not line.startswith("first run:")] == []
+    assert process.returncode == cli.BROKEN_PIPE
+
+
+def _failing(error: BaseException) -> Any:
+    def fail(*_: object) -> None:
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (TraceError("x.pickle: entry 3: found 4, expected 5"), 2, "x.pickle: entry 3: found 4"),
+        (PermissionError(13, "Permission denied", "x.npz"), 2, "x.npz: Permission denied"),
+        (MemoryError(), 2, "not enough main memory"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (ZeroDivisionError("division by zero"), 70, "TIGHTFIT_DEBUG=1"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
+)
+def test_every_failure_has_a_code_and_a_line(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Any,
+    story: Path,
+    error: BaseException,
+    code: int,
+    said: str,
+) -> None:
+    monkeypatch.setattr(summary, "summarize", _failing(error))
+    monkeypatch.delenv("TIGHTFIT_DEBUG", raising=False)
+    assert cli.main(["info", str(story)]) == code
+    printed = capsys.readouterr()
+    assert said in printed.err and printed.out == ""
+    assert "Traceback" not in printed.err
+
+
+def test_the_traceback_of_a_bug_is_there_for_the_asking(
+    monkeypatch: pytest.MonkeyPatch, capsys: Any, story: Path
+) -> None:
+    monkeypatch.setattr(summary, "summarize", _failing(ZeroDivisionError("division by zero")))
+    monkeypatch.setenv("TIGHTFIT_DEBUG", "1")
+    assert cli.main(["info", str(story)]) == cli.BUG
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_convert_loses_nothing_that_info_shows(story: Path, tmp_path: Path, capsys: Any) -> None:
+    out = tmp_path / "story.npz"
+    assert cli.main(["convert", str(story), str(out), "--json"]) == 0
+    written = json.loads(capsys.readouterr().out)
+    assert written["target_bytes"] == out.stat().st_size
+    assert (written["entries"], written["source_bytes"]) == (10, story.stat().st_size)
+
+    def told(path: Path) -> dict[str, Any]:
+        assert cli.main(["info", str(path), "--json"]) == 0
+        answer = json.loads(capsys.readouterr().out)
+        return {key: answer[key] for key in ("devices", "conf", "settings", "recorded_by")}
+
+    assert told(story) == told(out)
+
+
+def test_strip_leaves_no_name_behind(story: Path, tmp_path: Path, capsys: Any) -> None:
+    out = tmp_path / "bare.npz"
+    assert cli.main(["strip", str(story), str(out)]) == 0
+    capsys.readouterr()
+    assert cli.main(["info", str(out), "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["name"] == "bare.npz"
+    assert answer["devices"][0]["owners"] == []
+    assert answer["devices"][0]["peak_reserved_bytes"] == 22 << 20
+
+
+@pytest.mark.parametrize("command", ["convert", "strip"])
+def test_nothing_is_overwritten_unasked(
+    story: Path, tmp_path: Path, command: str, capsys: Any
+) -> None:
+    out = tmp_path / "kept.npz"
+    out.write_bytes(b"precious")
+    assert cli.main([command, str(story), str(out)]) == 2
+    assert out.read_bytes() == b"precious"
+    assert "--force" in capsys.readouterr().err
+    assert cli.main([command, str(story), str(out), "--force"]) == 0
+    assert out.read_bytes() != b"precious"
+
+
+@pytest.mark.parametrize(("name", "said"), [("x.pickle", "x.npz"), ("no/x.npz", "no folder")])
+def test_an_output_must_be_named_rightly(
+    story: Path, tmp_path: Path, name: str, said: str, capsys: Any
+) -> None:
+    assert cli.main(["convert", str(story), str(tmp_path / name)]) == 2
+    assert said in capsys.readouterr().err
+    assert sorted(tmp_path.iterdir()) == [story]
+
+
+def test_a_table_shows_one_unit_down_a_column(capsys: Any) -> None:
+    screen.table(
+        "two runs",
+        ["run", screen.Column("reserved", "bytes"), screen.Column("waste", "%"), "calls"],
+        [["default", 12 << 30, 0.018, 1234567], ["a " * 80, 512 << 20, None, 3]],
+    )
+    text = capsys.readouterr().out
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 100
+    assert lines[1].split() == ["reserved", "waste"] and lines[2].split() == [
+        "run",
+        "GiB",
+        "%",
+        "calls",
+    ]
+    assert "12.00" in text and "0.50" in text and "1.8" in text and "1,234,567" in text
+    ends = {len(line.rstrip()) for line in lines if line.rstrip().endswith(("1,234,567", " 3"))}
+    assert len(ends) == 1, "numbers are aligned at the right"
+
+
+def test_notes_name_their_device(capsys: Any) -> None:
+    screen.note([Finding("truncated", 1, "the beginning is lost", 1), Finding("x", 1, "y")])
+    assert capsys.readouterr().out == "note: device 1: the beginning is lost\nnote: y\n"
+
+
+def test_progress_is_silent_when_short_and_plain_without_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    clock = iter([0.0, 1.0, 9.0, 11.0, 12.0, 25.0])
+    monkeypatch.setattr("tightfit.experiments.screen.time.monotonic", lambda: next(clock))
+    with screen.progress(2000, "replaying") as advance:
+        for _ in range(5):
+            advance(300)
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.splitlines() == [
+        "replaying: 900 of 2,000 after 11 s",
+        "replaying: 1,500 of 2,000 after 25 s",
+    ]
+
+
+def test_json_knows_numpy_and_refuses_nan(capsys: Any) -> None:
+    import numpy as np
+
+    screen.emit_json({"n": np.int64(3), "a": np.arange(2), "x": float("nan"), "p": Path("a/b")})
+    assert json.loads(capsys.readouterr().out) == {"n": 3, "a": [0, 1], "x": None, "p": "a/b"}
+
+
+def test_a_story_of_two_devices_is_told_of_both(tmp_path: Path, capsys: Any) -> None:
+    content = snapshot()
+    other = copy.deepcopy(content["segments"][0]) | {"device": 1}
+    content["segments"].append(other)
+    content["device_traces"].append(copy.deepcopy(content["device_traces"][0]))
+    path = dump(content, tmp_path / "two.pickle")
+    assert cli.main(["info", str(path), "--json"]) == 0
+    devices = json.loads(capsys.readouterr().out)["devices"]
+    assert [d["device"] for d in devices] == [0, 1]
+    assert devices[0] == {**devices[1], "device": 0}

@@ -1,0 +1,124 @@
+"""compare: the same numbers as replays one by one, in every form, failures said."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from tightfit.experiments.cli import app, main
+from tightfit.policies.catalogue import MECHANISMS
+from tightfit.policies.contender import names
+from tightfit.sim.mechanism_replay import replay_mechanism
+from tightfit.traces.units import MiB
+
+from .test_tune import subject
+
+DATA = Path(__file__).resolve().parents[2] / "traces" / "data"
+GPT = str(DATA / "gpt_bf16_varlen.default.npz")
+STREAMS = str(DATA / "streams.default.npz")
+
+
+def compare(*words: str) -> tuple[int, str]:
+    result = CliRunner().invoke(app, ["compare", *words])
+    return result.exit_code, result.stdout
+
+
+def rows_of(*words: str) -> list[dict]:
+    code, out = compare(*words, "--json")
+    assert code == 0
+    return json.loads(out)["traces"][0]["rows"]
+
+
+def test_the_whole_catalogue_stands_above_the_bound() -> None:
+    rows = rows_of(GPT)
+    assert rows[0]["role"] == "bound"
+    assert {r["policy"] for r in rows[1:]} == set(names())
+    peaks = [r["peak_reserved_bytes"] for r in rows]
+    assert min(peaks) == peaks[0] and peaks[1:] == sorted(peaks[1:])
+    (base,) = [r for r in rows if r["role"] == "baseline"]
+    assert (base["policy"], base["peak_reserved_bytes"]) == ("pytorch", 9372 * MiB)
+
+
+def test_says_what_a_replay_says() -> None:
+    rows = {r["policy"]: r for r in rows_of(GPT, "--policy", "best_fit:quantum=4096")}
+    assert set(rows) == {"peak live bytes", "pytorch", "best_fit:quantum=4096"}
+    s = subject("gpt_bf16_varlen.default")
+    packed = s.anew if s.is_warm else s.kept
+    run = replay_mechanism(packed, MECHANISMS["best_fit"], {"quantum": 4096})
+    got = rows["best_fit:quantum=4096"]
+    assert got["peak_reserved_bytes"] == run.stats["reserved_bytes.all.peak"]
+    assert got["device_allocs"] == run.stats["num_device_alloc"]
+
+
+def test_a_policy_that_runs_out_is_said_and_comes_last() -> None:
+    free = {r["policy"]: r["peak_reserved_bytes"] for r in rows_of(GPT)}
+    room = sorted(free.values())[len(free) // 2]
+    code, out = compare(GPT, "--capacity", str(room), "--json")
+    assert code == 0
+    rows = json.loads(out)["traces"][0]["rows"]
+    failed = [r for r in rows if r["ooms"]]
+    assert failed and rows[-len(failed) :] == failed
+    for r in failed:
+        assert r["peak_reserved_bytes"] is None and r["first_oom_event"] > 0
+    assert all(r["peak_reserved_bytes"] <= room for r in rows if not r["ooms"])
+    assert "OOM at" in compare(GPT, "--capacity", str(room))[1]
+
+
+def test_no_policy_fits_is_the_answer_no() -> None:
+    code, out = compare(STREAMS, "--capacity", "30MiB")
+    assert code == 1
+    assert out.startswith("NO POLICY FITS on 30.0 MiB (simulated)")
+
+
+def test_what_a_policy_does_not_honour_is_said() -> None:
+    _, out = compare(STREAMS, "--policy", "best_fit", "--policy", "cupy_pool")
+    words = " ".join(out.split())
+    assert "best_fit keeps no streams apart" in words
+    assert "cupy_pool keeps no streams apart" not in words
+
+
+def test_the_table_says_who_is_best_and_by_how_much() -> None:
+    _, out = compare(GPT, "--policy", "expandable", "--policy", "worst_fit")
+    first = out.splitlines()[0]
+    assert first.startswith("expandable reserves least: 6,688.0 MiB, 28.6% less than pytorch")
+    assert out.index("peak live bytes") < out.index("baseline")
+    assert max(map(len, out.splitlines())) <= 100
+
+
+def test_two_recordings_have_two_tables() -> None:
+    _, out = compare(GPT, STREAMS, "--policy", "best_fit")
+    assert out.count("peak live bytes") == 2
+    assert "of 2 recordings" in out.splitlines()[0]
+
+
+def test_csv_holds_every_row_in_bytes() -> None:
+    _, out = compare(GPT, STREAMS, "--policy", "buddy", "--csv")
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert [r["policy"] for r in rows if r["trace"] == GPT][0] == "peak live bytes"
+    assert len(rows) == 6
+    peaks = {r["policy"]: r["peak_reserved_bytes"] for r in rows if r["trace"] == GPT}
+    assert int(peaks["pytorch"]) == 9372 * MiB
+    assert rows[0]["device_allocs"] == ""
+
+
+def test_markdown_and_latex_are_tables_of_the_same_rows() -> None:
+    _, marked = compare(GPT, "--policy", "best_fit:quantum=4096", "--markdown")
+    lines = [x for x in marked.splitlines() if x.startswith("|")]
+    assert len(lines) == 5 and len({x.count("|") for x in lines}) == 1
+    assert "| pytorch (baseline) | 9,372.0 |" in marked
+    _, set_in = compare(GPT, "--policy", "best_fit:quantum=4096", "--latex")
+    body = [x for x in set_in.splitlines() if x.endswith(r"\\")]
+    assert len(body) == 3 and r"best\_fit:quantum=4096 & " in set_in
+    assert set_in.count(r"\begin{tabular}") == set_in.count(r"\end{tabular}") == 1
+
+
+def test_bad_words_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", GPT, "--policy", "worst_fits"]) == 2
+    assert "did you mean 'worst_fit'" in capsys.readouterr().err
+    assert main(["compare", GPT, "--csv", "--latex"]) == 2
+    assert "choose one" in capsys.readouterr().err

@@ -1,0 +1,160 @@
+"""What `tightfit info` says, against a story worked out by hand and PyTorch's own counters."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tightfit.experiments.info import show
+from tightfit.experiments.owners import Owner, user_frame
+from tightfit.experiments.recorded_by import recorded_by
+from tightfit.experiments.summary import summarize
+from tightfit.traces.load import load
+
+from .story import MiB, dump, snapshot
+
+pytestmark = pytest.mark.interpreted
+
+
+def test_the_story_is_told_as_it_was_written(story: Path) -> None:
+    found = summarize(load(story))
+    (device,) = found.devices
+    assert device.entries == {
+        "alloc": 3,
+        "free_requested": 2,
+        "free_completed": 2,
+        "segment_alloc": 2,
+        "segment_free": 1,
+    }
+    assert (device.allocations, device.streams, device.private_pools, device.segments) == (
+        3,
+        1,
+        0,
+        1,
+    )
+    assert (device.start_reserved_bytes, device.start_requested_bytes) == (0, 0)
+    assert (device.peak_reserved_bytes, device.peak_requested_bytes) == (22 * MiB, 3000 + 5 * MiB)
+    assert (device.end_reserved_bytes, device.end_requested_bytes) == (2 * MiB, 3000)
+    assert device.wasted_at_peak == 1 - (3000 + 5 * MiB) / (22 * MiB)
+    assert device.owners == [Owner("project/train.py:12 load", 3000, 1)]
+    assert device.completeness == "the history begins with an empty allocator, nothing is missing"
+    assert found.conf == "max_split_size_mb:64"
+    assert found.settings == {"max_split_size": 64 * MiB}
+
+
+def test_a_beginning_that_was_lost_is_recovered_from_the_end(tmp_path: Path) -> None:
+    content = snapshot()
+    del content["device_traces"][0][:3]  # the ring buffer overwrote the first three entries
+    (device,) = summarize(load(dump(content, tmp_path / "cut.pickle"))).devices
+    assert (device.start_reserved_bytes, device.start_requested_bytes) == (2 * MiB, 4000)
+    assert (device.peak_reserved_bytes, device.peak_requested_bytes) == (22 * MiB, 3000 + 5 * MiB)
+    assert device.completeness == (
+        "the history begins with 2.0 MiB reserved, 4,000 B of it in use, nothing is missing"
+    )
+
+
+def test_frees_that_were_not_recorded_are_guessed_and_said(tmp_path: Path) -> None:
+    content = snapshot()
+    entries = content["device_traces"][0]
+    content["device_traces"][0] = [e for e in entries if not e["action"].startswith("free")]
+    found = summarize(load(dump(content, tmp_path / "no_frees.pickle")))
+    (device,) = found.devices
+    assert device.start_requested_bytes == 0
+    assert not device.is_exact
+    assert "had to be guessed" in device.completeness
+    assert found.findings
+
+
+def test_no_waste_is_claimed_where_the_file_contradicts_itself(tmp_path: Path) -> None:
+    content = snapshot()
+    del content["device_traces"][0][-1]  # the release of a segment that is not there at the end
+    found = summarize(load(dump(content, tmp_path / "kept.pickle")))
+    assert found.devices[0].wasted_at_peak is None
+    assert "unbalanced" in [finding.kind for finding in found.findings]
+    assert "wasted" not in found.verdict
+
+
+def test_a_file_without_history_is_a_final_state(tmp_path: Path, capsys: Any) -> None:
+    content = snapshot()
+    content["device_traces"] = [[]]
+    found = summarize(load(dump(content, tmp_path / "state.pickle")))
+    assert found.verdict == (
+        "state.pickle: 0 entries; device 0: final state only, 2.0 MiB reserved, "
+        "3,000 B of it in use"
+    )
+    show(found, "state.pickle")
+    printed = capsys.readouterr().out
+    assert "_record_memory_history" in printed
+    assert "next:" not in printed
+
+
+def test_an_empty_file_is_said_to_be_empty(tmp_path: Path) -> None:
+    content = snapshot() | {"segments": [], "device_traces": []}
+    found = summarize(load(dump(content, tmp_path / "nothing.pickle")))
+    assert found.verdict == "nothing.pickle: nothing was recorded"
+
+
+def _without(content: dict[str, Any], *keys: str) -> dict[str, Any]:
+    for entry in content["device_traces"][0]:
+        for key in keys:
+            del entry[key]
+    return content
+
+
+def test_the_release_is_read_off_the_keys(tmp_path: Path) -> None:
+    def words(content: dict[str, Any]) -> str:
+        return recorded_by(load(dump(content, tmp_path / "x.pickle"))).words
+
+    content = snapshot()
+    assert words(content) == "torch 2.12, by its keys (pool_id)"
+    content["allocator_settings"] |= {"max_round_threshold": -1, "max_cached_size": -1}
+    assert words(content) == "torch 2.13 or newer, by its keys (max_round_threshold)"
+    content = _without(snapshot(), "pool_id")
+    content["segments"][0].pop("segment_pool_id")
+    assert words(content).startswith("torch 2.9 to 2.11") or words(content).startswith(
+        "torch 2.10 to 2.11"
+    )
+    del content["allocator_settings"]["graph_capture_record_stream_reuse"]
+    _without(content, "user_metadata", "compile_context")
+    assert words(content) == "torch 2.4 to 2.8, by its keys (time_us)"
+
+
+def test_the_owner_is_the_users_own_code() -> None:
+    library = ("/opt/site-packages/torch/nn/functional.py", 7, "softmax")
+    own = ("C:\\Users\\me\\project\\model.py", 39, "forward")
+    assert user_frame([("??", 0, "malloc"), library, own]) == "project/model.py:39 forward"
+    assert user_frame([("??", 0, "malloc"), library]) == "nn/functional.py:7 softmax"
+    allocator = ("??", 0, "c10::cuda::CUDACachingAllocator::malloc(unsigned long)")
+    kernel = ("??", 0, "at::native::bmm(at::Tensor const&)")
+    node = ("??", 0, "torch::autograd::generated::BmmBackward0::apply(std::vector<at::Tensor>&&)")
+    assert user_frame([allocator, kernel, node]) == "BmmBackward0 (backward, C++)"
+    assert user_frame([allocator, kernel]) == "at::native::bmm"
+    assert user_frame([allocator]) == allocator[2]
+    assert user_frame([]) == "unknown"
+
+
+def test_a_page_is_wide_enough_for_every_line_but_the_commands(story: Path, capsys: Any) -> None:
+    show(summarize(load(story)), "story.pickle")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("story.pickle: 10 entries; device 0: peak reserved 22.0 MiB")
+    assert lines[-1] == "next: tightfit check story.pickle / tightfit tune story.pickle"
+    assert max(len(line) for line in lines[:-1]) <= 100
+
+
+@pytest.mark.parametrize("workload", ["cuda_graphs", "streams", "devlog", "cnn_resolutions", "oom"])
+@pytest.mark.parametrize("conf", ["", "expandable_segments:True"])
+def test_peaks_are_those_that_pytorch_counted(shared: Path, workload: str, conf: str) -> None:
+    with open(shared / "recorded" / "summary.jsonl", encoding="utf-8") as file:
+        runs = [json.loads(line) for line in file]
+    (stats,) = [r["stats"] for r in runs if (r["workload"], r["conf"]) == (workload, conf)]
+    kind = "expandable" if conf else "default"
+    found = summarize(load(shared / "recorded" / f"{workload}.{kind}.pickle.gz"))
+    (device,) = [d for d in found.devices if d.device == 0]
+    assert device.peak_reserved_bytes == stats["reserved_bytes.all.peak"]
+    assert device.peak_requested_bytes == stats["requested_bytes.all.peak"]
+    assert device.end_reserved_bytes == stats["reserved_bytes.all.current"]
+    assert device.end_requested_bytes == stats["requested_bytes.all.current"]
+    assert found.conf == conf

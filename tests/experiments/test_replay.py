@@ -1,0 +1,126 @@
+"""replay and check on the command line: what they print, and how they end."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from tightfit.experiments.cli import app, main
+
+DATA = Path(__file__).resolve().parents[2] / "traces" / "data"
+GPT = str(DATA / "gpt_bf16_varlen.default.npz")
+FIELDS = (
+    "device conf torch capacity_bytes events peak_reserved_bytes peak_allocated_bytes "
+    "peak_active_bytes peak_requested_bytes final_reserved_bytes device_allocs device_frees "
+    "alloc_retries ooms first_oom_event"
+).split()
+
+
+def run(*words: str) -> tuple[int, dict]:
+    result = CliRunner().invoke(app, [*words, "--json"])
+    return result.exit_code, json.loads(result.stdout)
+
+
+def test_replays_the_recorded_settings_unless_told_otherwise() -> None:
+    code, said = run("replay", str(DATA / "gpt_bf16_varlen.expandable.npz"))
+    assert code == 0
+    device = said["devices"][0]
+    assert set(FIELDS) <= set(device)
+    assert device["conf"] == "expandable_segments:True"
+    assert device["peak_reserved_bytes"] == 6688 << 20
+
+
+def test_an_empty_line_is_the_default_configuration() -> None:
+    _, said = run("replay", str(DATA / "gpt_bf16_varlen.expandable.npz"), "--conf", "")
+    assert said["devices"][0]["peak_reserved_bytes"] == 9372 << 20
+
+
+def test_ends_at_the_first_failure_and_says_where() -> None:
+    code, said = run("replay", GPT, "--capacity", "4GiB")
+    device = said["devices"][0]
+    assert code == 1
+    assert (device["ooms"], device["capacity_bytes"]) == (1, 4 << 30)
+    code, on = run("replay", GPT, "--capacity", "4GiB", "--keep-going")
+    assert code == 1
+    assert on["devices"][0]["ooms"] > 1
+    assert on["devices"][0]["first_oom_event"] == device["first_oom_event"]
+    assert on["devices"][0]["events"] > device["events"]
+
+
+def test_memory_of_others_counts() -> None:
+    fits, _ = run("replay", GPT, "--capacity", "9GiB")
+    crowded, _ = run("replay", GPT, "--capacity", "9GiB", "--other", "4GiB")
+    assert (fits, crowded) == (0, 1)
+
+
+def test_writes_a_snapshot_that_our_own_reader_reproduces(tmp_path: Path) -> None:
+    out = tmp_path / "out.pickle"
+    code, said = run(
+        "replay", GPT, "--conf", "expandable_segments:True", "--snapshot", str(out),
+        "--torch", "2.15",
+    )  # fmt: skip
+    assert code == 0
+    written = pickle.loads(out.read_bytes())
+    assert written["tightfit"]["simulated"] is True
+    reserved = sum(s["total_size"] for s in written["segments"])
+    assert reserved == said["devices"][0]["final_reserved_bytes"]
+    code, checked = run("check", str(out), "--torch", "2.15")
+    assert code == 0, checked
+    assert checked["devices"][0]["allocs_exact"] == checked["devices"][0]["allocs"] > 14_000
+
+
+def test_check_answers_the_json_contract() -> None:
+    code, said = run("check", GPT)
+    assert code == 0
+    device = said["devices"][0]
+    assert device["device"] == 0 and device["final_blocks_exact"] and device["complete"]
+    assert device["allocs"] == device["allocs_exact"] == 14193
+    assert device["segments"] == device["segments_exact"] == 89
+    assert device["lost_frees"] == 0
+
+
+def test_check_says_no_under_rules_that_do_not_fit() -> None:
+    code, said = run("check", GPT, "--torch", "2.12")
+    assert code == 1
+    assert said["verdict"].startswith("NOT EXACT")
+    assert "predicted at" in said["devices"][0]["divergence"]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["replay", GPT, "--conf", "expandable_segment:True"], "expandable_segments"),
+        (["replay", GPT, "--capacity", "24 potatoes"], "24GiB"),
+        (["replay", GPT, "--torch", "3.0"], "2.15"),
+        (["replay", GPT, "--device", "7"], "device 7"),
+        (["replay", GPT, "--other", "1GiB"], "--capacity"),
+        (["check", "no_such_file.npz"], "no_such_file.npz"),
+        (["tune", GPT, "--without", "expandable"], "expandable_segments"),
+    ],
+)
+def test_bad_input_ends_in_one_message(
+    words: list[str], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert expected in said.err
+    assert "Traceback" not in said.err
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("expandable_segments:True,large_segment_size_mb:31", "multiple of the driver's"),
+        ("garbage_collection_threshold:0.8", "does nothing without"),
+        ("per_process_memory_fraction:0.5", "does nothing without --capacity"),
+        ("backend:cudaMallocAsync", "leaves placement to the driver"),
+    ],
+)
+def test_says_what_a_line_cannot_do_here(line: str, expected: str) -> None:
+    _, said = run("replay", GPT, "--conf", line)
+    assert any(expected in f["text"] for f in said["findings"])

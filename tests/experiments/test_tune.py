@@ -1,0 +1,151 @@
+"""tune: no worse than trying everything with the reference, and honest when nothing helps."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from tightfit.experiments import tuning
+from tightfit.experiments.candidates import finite_lines, forbidden_keys
+from tightfit.experiments.cli import app
+from tightfit.experiments.measure import Bench
+from tightfit.experiments.recommend import Line, Rank, recommend
+from tightfit.experiments.subject import Subject, load_subjects
+from tightfit.sim.device import Device
+from tightfit.sim.reference import replay_reference
+from tightfit.sim.release import release
+from tightfit.sim.settings import Settings
+from tightfit.sim.settings_line import format_settings, parse_settings
+from tightfit.traces.errors import ConfigError
+from tightfit.traces.units import MiB
+
+DATA = Path(__file__).resolve().parents[2] / "traces" / "data"
+RULES = release("2.15")
+
+
+def subject(name: str) -> Subject:
+    return load_subjects(DATA / f"{name}.npz")[0]
+
+
+def command(*words: str) -> tuple[int, dict]:
+    result = CliRunner().invoke(app, ["tune", *words, "--json"])
+    return result.exit_code, json.loads(result.stdout) if result.stdout else {}
+
+
+def test_is_no_worse_than_an_exhaustive_sweep_by_the_reference() -> None:
+    cnn = subject("cnn_resolutions.default")
+    lines = Bench([cnn], RULES, Device()).distinct(
+        finite_lines([cnn], RULES, Device(), frozenset())
+    )
+    reduced = lines[:: max(1, len(lines) // 24)]
+    sweep = {
+        format_settings(s, RULES): replay_reference(cnn.program, s, RULES).stats[
+            "reserved_bytes.all.peak"
+        ]
+        for s in reduced
+    }
+    bench = Bench([cnn], RULES, Device())
+    bench.measure_all(reduced)
+    for settings in reduced:
+        found = bench.measure(settings)[0].peak_reserved_bytes
+        assert found == sweep[format_settings(settings, RULES)]
+    answer = tuning.find_line([cnn], Device(), "2.15", [], trials=8)
+    assert answer.best.peak_reserved_bytes <= min(sweep.values()) * 1.01
+
+
+def test_lines_of_equal_effect_are_replayed_once() -> None:
+    cnn = subject("cnn_resolutions.default")
+    bench = Bench([cnn], RULES, Device())
+    largest = int(cnn.program.req_size.max()) // MiB
+    a = parse_settings(f"max_split_size_mb:{largest + 100}", RULES)
+    assert bench.effect(a) == bench.effect(Settings())
+    assert bench.effect(parse_settings("expandable_segments:True", RULES)) != bench.effect(a)
+
+
+def test_every_enumerated_line_is_one_the_release_accepts() -> None:
+    gpt = subject("gpt_bf16_varlen.default")
+    for text in ("2.4", "2.9", "2.10", "2.11", "2.15"):
+        rules = release(text)
+        for settings in finite_lines([gpt], rules, Device(80 << 30), frozenset()):
+            line = format_settings(settings, rules)
+            assert replace(parse_settings(line, rules), conf="") == replace(settings, conf=""), line
+
+
+def test_smallest_capacity_is_where_the_program_stops_fitting() -> None:
+    gpt = subject("gpt_checkpoint.default")
+    bench = Bench([gpt], RULES, Device())
+    size = bench.min_capacity(gpt, Settings())
+    for total, ooms in ((size, 0), (size - 2 * MiB, 1)):
+        run = bench._run(gpt, Settings(), Device(total))
+        assert run.stats["num_ooms"] == ooms
+
+
+def test_answers_the_json_contract() -> None:
+    code, said = command(str(DATA / "gpt_bf16_varlen.default.npz"), "--trials", "4")
+    assert code == 0
+    assert said["default"]["peak_reserved_bytes"] == 9372 * MiB
+    assert said["recorded"] == said["default"]
+    assert said["expandable"]["peak_reserved_bytes"] == 6688 * MiB
+    assert said["best"]["peak_reserved_bytes"] <= 6688 * MiB
+    assert said["bound_bytes"] <= said["best"]["min_capacity_bytes"]
+    assert said["best"]["min_capacity_bytes"] <= said["best"]["peak_reserved_bytes"]
+    assert said["candidates"] > 100
+    parse_settings(said["best"]["conf"], release(said["torch"]))
+
+
+def test_honours_what_is_forbidden_and_says_what_it_costs() -> None:
+    code, said = command(
+        str(DATA / "gpt_bf16_varlen.default.npz"),
+        "--without", "expandable_segments", "--trials", "0",
+    )  # fmt: skip
+    assert code == 0
+    assert "expandable_segments" not in said["best"]["conf"]
+    assert said["unrestricted"]["peak_reserved_bytes"] < said["best"]["peak_reserved_bytes"]
+
+
+def test_says_that_nothing_helps_and_why() -> None:
+    code, said = command(str(DATA / "streams.default.npz"), "--capacity", "30MiB", "--trials", "0")
+    assert code == 1
+    assert said["verdict"].startswith("DOES NOT FIT")
+    assert "True exhaustion" in said["words"][0]
+
+
+def test_tunes_several_recordings_for_the_worst_of_them() -> None:
+    names = ("cnn_resolutions.default", "gpt_checkpoint.default")
+    code, said = command(*(str(DATA / f"{n}.npz") for n in names), "--trials", "0")
+    assert code == 0
+    assert [Path(t["trace"]).stem for t in said["traces"]] == list(names)
+    assert said["best"]["peak_reserved_bytes"] == max(
+        t["best"]["peak_reserved_bytes"] for t in said["traces"]
+    )
+
+
+def test_a_key_the_release_lacks_is_refused_with_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'expandable_segments'"):
+        forbidden_keys(["expandable_segment"], RULES)
+
+
+def ranked(conf: str, worst: float, failures: int = 0) -> Line:
+    return Line(conf, Settings(), Rank(failures, 0, worst, worst, 10))
+
+
+def test_recommends_the_simpler_line_unless_the_other_is_worth_it() -> None:
+    default, one = ranked("", 1.10), ranked("expandable_segments:True", 1.095)
+    assert recommend([default, one]) == default  # half a percent is not worth a setting
+    two = ranked("expandable_segments:True,roundup_power2_divisions:[1:4,>:8]", 1.01)
+    assert recommend([default, one, two]) == two
+    assert recommend([ranked("", 1.10, failures=1), one]) == one  # it fits, the default does not
+
+
+def test_an_interrupted_search_still_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tuning, "search", interrupt)
+    answer = tuning.find_line([subject("cnn_resolutions.default")], Device(), "2.15", [], trials=5)
+    assert answer.interrupted
+    assert answer.best.peak_reserved_bytes <= answer.default.peak_reserved_bytes
