@@ -127,13 +127,15 @@ class _Attempt:
             return
         length = (sections.last - sections.first).astype(float)
         by_begin = np.argsort(sections.first, kind="stable")
-        columns = [c[by_begin].astype(np.int64) for c in (sections.first, sections.last, size)]
+        first = sections.first[by_begin].astype(np.int64)
+        last = sections.last[by_begin].astype(np.int64)
+        sizes = size[by_begin].astype(np.int64)
         wishes = [length * size, length + size / (1.0 + size.max()), size * 1.0]
         for wish in wishes:
             priority = np.empty(len(size), np.int64)
             priority[np.argsort(wish[by_begin], kind="stable")] = np.arange(1, len(size) + 1)
             offsets = np.empty(len(size), np.int64)
-            offsets[by_begin] = fill_skyline(*columns, priority, sections.count)
+            offsets[by_begin] = fill_skyline(first, last, sizes, priority, sections.count)
             self.keep(offsets)
             if self.is_done or (self.left < 0 and len(size) > MOST_FIRST_FIT):
                 return

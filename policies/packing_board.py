@@ -27,7 +27,7 @@ class Board(NamedTuple):
         after, before: shape (n + 2,); ring of the unplaced buffers.
         height: shape (sections,); the skyline.
         slack: ceiling - height - bytes still to be placed, per section; never negative.
-        count, valley: shape (sections + 1,); scratch.
+        choices, valley: shape (sections + 1,); scratch.
     """
 
     first: np.ndarray
@@ -41,7 +41,7 @@ class Board(NamedTuple):
     before: np.ndarray
     height: np.ndarray
     slack: np.ndarray
-    count: np.ndarray
+    choices: np.ndarray
     valley: np.ndarray
 
 
@@ -158,7 +158,7 @@ def split(b, cells, n_cells, goal, agenda):
 def survey(b, x, y, head):
     """Find the valleys of sections x..y-1 and count the candidates over each section."""
     for s in range(x, y + 1):
-        b.count[s] = 0
+        b.choices[s] = 0
     s = x
     left = HUGE
     while s < y:
@@ -175,10 +175,10 @@ def survey(b, x, y, head):
     i = head
     while b.first[i] < y:
         if b.valley[b.first[i]] >= b.last[i] and not (b.twin[i] and b.offset[i - 1] < 0):
-            b.count[b.first[i]] += 1
-            b.count[b.last[i]] -= 1
+            b.choices[b.first[i]] += 1
+            b.choices[b.last[i]] -= 1
         i = b.after[i]
     total = 0
     for s in range(x, y):
-        total += b.count[s]
-        b.count[s] = total
+        total += b.choices[s]
+        b.choices[s] = total

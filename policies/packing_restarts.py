@@ -159,7 +159,7 @@ class Restarts:
             before=np.roll(ring, 1),
             height=np.zeros(count, np.int64),
             slack=height - self.live,
-            count=np.zeros(count + 1, np.int64),
+            choices=np.zeros(count + 1, np.int64),
             valley=np.zeros(count + 1, np.int64),
         )
         paths = Paths(

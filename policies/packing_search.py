@@ -170,12 +170,12 @@ def search(b, paths, ceiling, mode, max_nodes):
                 v = min(v, b.height[end])
             t = s
             while t < end:
-                choices = b.count[t]
+                choices = b.choices[t]
                 if choices == 0:
                     stop = t
-                    while stop < end and b.count[stop] == 0 and b.slack[stop] >= v - h:
+                    while stop < end and b.choices[stop] == 0 and b.slack[stop] >= v - h:
                         stop += 1
-                    if stop < end and b.count[stop] == 0:
+                    if stop < end and b.choices[stop] == 0:
                         dead = True
                         break
                     n_trail = leave_hole(b, trail, n_trail, t, stop, h, v)

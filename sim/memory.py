@@ -164,7 +164,7 @@ else:
         """Number of trailing zero bits of a non-zero uint64."""
         return (int(x) & -int(x)).bit_length() - 1
 
-    def prefetch(pointer: np.ndarray, index: int) -> None:
+    def prefetch(pointer: np.ndarray, index: int | np.integer) -> None:
         """Nothing to start."""
 
     def words_of(array: np.ndarray) -> np.ndarray:

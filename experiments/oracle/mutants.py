@@ -232,7 +232,7 @@ def hunted(seconds: float) -> dict[str, object]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seconds", type=float, default=120.0, help="patience per fault")
     parser.add_argument("--only", default="", help="faults whose name contains this")
     parser.add_argument("--json", action="store_true")

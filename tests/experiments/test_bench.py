@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import random
 import shutil
-from collections import Counter
 
 import numpy as np
 import pytest
 
-from tightfit.experiments.bench import set_simulator
 from tightfit.experiments.bench.cases import RECORDINGS, RULES
 from tightfit.experiments.bench.command import measure_all
 from tightfit.experiments.bench.page import page_of
@@ -95,7 +93,7 @@ def test_a_yardstick_with_other_rules_is_noticed() -> None:
 
 
 def test_without_a_compiler_the_column_is_empty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(set_simulator.shutil, "which", lambda _: None)
+    monkeypatch.setattr("shutil.which", lambda _: None)
     library.cache_clear()
     with pytest.raises(CompilerMissing, match="g\\+\\+"):
         library()
@@ -151,16 +149,16 @@ def test_what_only_grows_cannot_be_tiled() -> None:
 
 def assert_valid(program: Program) -> None:
     """Allocations are numbered as they come, and freed once, after they came."""
-    served: Counter[int] = Counter()
+    born = 0
     for op, arg in zip(program.op.tolist(), program.arg.tolist(), strict=True):
         if op == Op.MALLOC:
-            assert arg == served["born"]
-            served["born"] += 1
+            assert arg == born
+            born += 1
         elif op in (Op.FREE, Op.FREE_LATER):
-            assert arg < served["born"]
+            assert arg < born
     ends = program.arg[np.isin(program.op, (Op.FREE, Op.FREE_LATER))]
     assert len(np.unique(ends)) == len(ends)
-    assert len(program.request) == served["born"]
+    assert len(program.request) == born
 
 
 def requests_of_ops(program: Program, start: int, end: int) -> np.ndarray:
