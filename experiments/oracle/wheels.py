@@ -218,8 +218,12 @@ def _pip_download(requirements: list[str], folder: Path) -> None:
         *requirements,
     ]  # fmt: skip
     what = " and ".join(requirements)
+    # What the user's pip may install is no concern of a file that is taken apart and not installed.
+    environment = {**os.environ, "PIP_CONSTRAINT": os.devnull}
     try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=PIP_SECONDS)
+        done = subprocess.run(
+            words, capture_output=True, text=True, timeout=PIP_SECONDS, env=environment
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise VerificationError(f"oracle: pip could not fetch {what}: {error}") from error
     if done.returncode:
