@@ -26,7 +26,7 @@ from tightfit.experiments.oracle.commands import (
     fraction_of,
 )
 from tightfit.experiments.oracle.compare import compare, judge, kind
-from tightfit.experiments.oracle.defects import POOL_COUNT
+from tightfit.experiments.oracle.defects import PART_RELEASE, POOL_COUNT
 from tightfit.experiments.oracle.fuzz import Proof, fuzz
 from tightfit.experiments.oracle.golden import read_golden
 from tightfit.experiments.oracle.lines import random_line
@@ -346,6 +346,24 @@ def test_the_pool_count_defect_is_there_and_is_named(version: str) -> None:
     else:
         assert verdict.defect is None
     assert used in script.live
+
+
+def test_the_part_release_defect_is_there_and_is_named() -> None:
+    driver = driver_at_hand("2.4.1")
+    script = Script()
+    script.begin()
+    large, rest = script.mallocs(72 * MiB + 512, 3 * MiB // 2)
+    script.free(large)
+    script.malloc(33 * MiB)  # what is left of the device does not hold it
+    script.end()
+    conf = "max_split_size_mb:40,expandable_segments:True"
+    case = Case("part of 74 MiB", conf, Device(80 * MiB), script.commands())
+    (answer,) = run_cases(driver, [case])
+    verdict = judge(case, answer, release("2.4.1"))
+    assert verdict.differences == []
+    assert verdict.defect is not None and verdict.defect.name == PART_RELEASE
+    assert verdict.defect.command == 4
+    assert rest in script.live
 
 
 def test_a_case_that_fails_leaves_the_next_alone() -> None:
