@@ -25,8 +25,11 @@ def check(trace: TraceFile, torch: Torch = None, as_json: AsJson = False) -> Non
     exact = all(e.is_exact for e in fit.exactness)
     complete = all(e.complete for e in fit.exactness)
     refused = [f for s in subjects for f in s.recorded_settings(fit.rules)[1]]
+    compared = not all(e.is_empty for e in fit.exactness)
     if not fit.exactness:
         line = "NOTHING TO CHECK: requests and frees were recorded, not what the allocator did"
+    elif not compared:
+        line = "NOTHING TO CHECK: a state was recorded, and no allocation that led to it"
     elif exact and complete:
         line = "EXACT: the simulator reproduces this recording to the byte"
     elif exact:
@@ -41,7 +44,7 @@ def check(trace: TraceFile, torch: Torch = None, as_json: AsJson = False) -> Non
         emit_json(
             {
                 "verdict": line,
-                "compared": bool(fit.exactness),
+                "compared": compared,
                 "torch": fit.rules.name,
                 "torch_found": fit.words,
                 "devices": devices,
@@ -49,7 +52,7 @@ def check(trace: TraceFile, torch: Torch = None, as_json: AsJson = False) -> Non
         )
     else:
         verdict(line)
-        if not fit.exactness:
+        if not compared:
             _show_nothing(subjects, shlex.quote(str(trace)))
             return
         columns = ["device", "allocations", "exact", "driver calls", "exact", "final state"]
@@ -82,7 +85,8 @@ def _show_nothing(subjects: list[Subject], path: str) -> None:
 
     say(
         "What it means: replays of this program follow the allocator's rules, but whether the "
-        "recorded run did what they say cannot be known. A memory snapshot would tell."
+        "recorded run did what they say cannot be known. A memory snapshot with a history would "
+        "tell."
     )
     note([f for s in subjects for f in s.program.findings])
     suggest(f"tightfit tune {path}")

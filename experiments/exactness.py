@@ -53,6 +53,11 @@ class Exactness:
     divergence: str
 
     @property
+    def is_empty(self) -> bool:
+        """Whether nothing was recorded that a replay could get wrong."""
+        return self.allocs == 0 and self.segments == 0
+
+    @property
     def is_exact(self) -> bool:
         return (
             self.allocs_exact == self.allocs

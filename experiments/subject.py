@@ -152,6 +152,8 @@ def find_release(subjects: list[Subject], asked: str | None) -> Fit:
     if missed and _settle(subjects, rules):
         return find_release(subjects, rules.name)
     alike = "no release tried reproduces all of it" if missed else "its rules reproduce everything"
+    if all(e.is_empty for e in found):
+        alike = "the newest that can have written it; nothing recorded tells more"
     return Fit(rules, f"torch {rules.name}: {alike}", found)
 
 

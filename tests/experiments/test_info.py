@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tightfit.experiments.cli import main
 from tightfit.experiments.info import show
 from tightfit.experiments.owners import Owner, user_frame
 from tightfit.experiments.recorded_by import recorded_by
@@ -89,6 +90,19 @@ def test_a_file_without_history_is_a_final_state(tmp_path: Path, capsys: Any) ->
     printed = capsys.readouterr().out
     assert "_record_memory_history" in printed
     assert "next:" not in printed
+
+
+def test_a_state_without_allocations_leaves_nothing_to_check(tmp_path: Path, capsys: Any) -> None:
+    content = snapshot()
+    content["device_traces"] = [[{"action": "snapshot", "addr": 0, "size": 1 << 30, "stream": 0}]]
+    path = dump(content, tmp_path / "state.pickle")
+    assert main(["check", str(path)]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("NOTHING TO CHECK: a state was recorded")
+    assert main(["check", str(path), "--json"]) == 0
+    value = json.loads(capsys.readouterr().out)
+    assert value["compared"] is False
+    assert value["devices"][0]["allocs"] == 0
 
 
 def test_an_empty_file_is_said_to_be_empty(tmp_path: Path) -> None:
