@@ -7,9 +7,11 @@ setMemoryFraction; c10/core/AllocatorConfig.cpp, roundup_power2_divisions.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
+from ..sim.conditions import Conditions
 from ..sim.device import Device
 from ..sim.packing import Packed
 from ..sim.release import Release
@@ -71,7 +73,13 @@ def round_sizes(sizes: np.ndarray, divisions: tuple[int, ...]) -> np.ndarray:
 
 
 def requests_of(
-    program: Program, settings: Settings, rules: Release, device: Device, keep_start: bool = True
+    program: Program,
+    settings: Settings,
+    rules: Release,
+    device: Device,
+    keep_start: bool = True,
+    limit_fraction: float | None = None,
+    was_expandable: bool = False,
 ) -> Requests:
     """Work out everything a settings line decides about a program's requests.
 
@@ -81,6 +89,8 @@ def requests_of(
         rules: the release.
         device: its total memory sizes reservations and limits.
         keep_start: whether the replay keeps the recorded start layout.
+        limit_fraction: share of the device set by a call; None = what the settings say.
+        was_expandable: whether expandable_segments was on earlier in the run.
     """
     need = round_sizes(program.req_size, settings.roundup_divisions)
     is_small = need <= SMALL_LIMIT
@@ -113,10 +123,9 @@ def requests_of(
     gc_bytes = 0
     fraction = settings.per_process_memory_fraction
     if device.capacity_bytes is not None:
-        if fraction < 1.0:
-            limit = (
-                math.floor(fraction * total + 0.5) if rules.rounds_limit else int(fraction * total)
-            )
+        share = fraction if limit_fraction is None else limit_fraction
+        if share < 1.0 or (limit_fraction is not None and not rules.fraction_one_is_no_limit):
+            limit = math.floor(share * total + 0.5) if rules.rounds_limit else int(share * total)
             if settings.garbage_collection_threshold > 0:
                 gc_bytes = int(settings.garbage_collection_threshold * limit) + 1
         if settings.throw_on_cudamalloc_oom:
@@ -142,7 +151,7 @@ def requests_of(
             SINGLE_POOL_EMPTY: int(rules.empties_single_pools),
             REFUSES_SMALL_RESERVE: int(rules.version >= (2, 15)),
             EXPANDABLE: int(settings.expandable_segments),
-            MIXED: int(start_expandable and not settings.expandable_segments),
+            MIXED: int((start_expandable or was_expandable) and not settings.expandable_segments),
         },
     )
 
@@ -152,8 +161,27 @@ def replay_native(
     settings: Settings,
     rules: Release,
     device: Device = Device(),  # noqa: B008 (frozen)
+    *,
+    limit_fraction: float | None = None,
+    later: Sequence[Conditions] = (),
     **options: bool,
 ) -> Run:
-    """Replay a packed program through PyTorch's own policy; options as in sim.replay.replay."""
-    requests = requests_of(packed.program, settings, rules, device, packed.keeps_start)
-    return replay(packed, PYTORCH, requests, device, **options)
+    """Replay a packed program through PyTorch's own policy.
+
+    Args:
+        packed: the program.
+        settings, device, limit_fraction: as in Conditions; they hold at first.
+        rules: the release to follow.
+        later: what holds after each CHANGE of the program.
+        options: as in sim.replay.replay.
+    """
+    parts: list[tuple[Requests, Device]] = []
+    was_expandable = False
+    for c in (Conditions(settings, device, limit_fraction), *later):
+        requests = requests_of(
+            packed.program, c.settings, rules, c.device, packed.keeps_start, c.limit_fraction,
+            was_expandable,
+        )  # fmt: skip
+        was_expandable |= c.settings.expandable_segments
+        parts.append((requests, c.device))
+    return replay(packed, PYTORCH, *parts[0], later=parts[1:], **options)

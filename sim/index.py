@@ -15,6 +15,7 @@ from ..traces.jit import inline
 from .apart import apart
 from .memory import count_trailing_zeros, highest_bit
 from .state import (
+    AGES,
     BIN_SHIFT,
     BINS,
     CELL_BITS,
@@ -24,7 +25,6 @@ from .state import (
     FIRST_BIN,
     FREE,
     FRONTIER,
-    GC_BYTES,
     KIND_MASK,
     LANE_WORDS,
     POOL,
@@ -151,7 +151,7 @@ def merge_pairs(s, x):
 @inline
 def _stamp(s, b):
     # A block's garbage-collection age counts from when it last entered the free set.
-    if s.opt[GC_BYTES] != 0:
+    if s.opt[AGES] != 0:
         s.born[b] = s.pool[s.lanes[s.lane[b] * LANE_WORDS + POOL] * POOL_WORDS + CLOCK]
 
 

@@ -29,6 +29,7 @@ class Packed:
         start_slot: shape (n_start,) int64; slot of each allocation live at the start.
         n_slots: slots used, slot 0 included (it stays empty).
         max_live: most allocations held at any time.
+        changes: indices of the events from which on other conditions hold.
         plans: what plan.plan_of keeps of the plans built for these events.
     """
 
@@ -39,6 +40,7 @@ class Packed:
     start_slot: np.ndarray
     n_slots: int
     max_live: int
+    changes: tuple[int, ...] = ()
     plans: dict[tuple[object, ...], Any] = field(default_factory=dict, repr=False, compare=False)
 
 
@@ -147,4 +149,5 @@ def pack(program: Program, keep_start: bool = True) -> Packed:
         first = np.concatenate([first | MALLOC, later])[order]
         prefix = len(first)
         events = np.concatenate([first, events])
-    return Packed(program, events, keep_start, prefix, start_slot, int(n_slots), int(most))
+    changes = tuple((np.flatnonzero(program.op == Op.CHANGE) + prefix).tolist())
+    return Packed(program, events, keep_start, prefix, start_slot, int(n_slots), int(most), changes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -52,6 +53,7 @@ class Plan:
 
     Attributes:
         buffer: state.PLAN fields.
+        later: the same after each change of conditions; lanes and bins are common to all.
         lanes: shape (L, LANE_WORDS) int64, the lane table.
         pools: shape (P, POOL_WORDS) int64, the initial pool table.
         n_bins: bins used, bin 0 (which stays empty) included.
@@ -60,6 +62,7 @@ class Plan:
     """
 
     buffer: np.ndarray
+    later: tuple[np.ndarray, ...]
     lanes: np.ndarray
     pools: np.ndarray
     n_bins: int
@@ -99,9 +102,9 @@ def _rank_table(units: np.ndarray, finest: int) -> tuple[int, int, np.ndarray]:
     return bits, (beyond - (e_beyond << bits)) << e_beyond, np.cumsum(counts)
 
 
-def _lane_keys(program: Program, requests: Requests, start: Layout | None) -> np.ndarray:
+def _lane_keys(of_requests: np.ndarray, start: Layout | None) -> np.ndarray:
     """Distinct pool << 33 | large << 32 | stream of requests and start segments, sorted."""
-    keys = np.unique(_lane_key(program.req_pool, ~requests.is_small, program.req_stream))
+    keys = np.unique(of_requests)
     if start is not None:
         t = start.segments
         keys = np.union1d(keys, _lane_key(t["pool"], t["is_small"] == 0, t["stream"]))
@@ -130,16 +133,20 @@ def _find_start_pages(
                 break
 
 
-def plan_of(
-    packed: Packed, requests: Requests, start: Layout | None, expands_pools: tuple[bool, bool]
-) -> Plan:
-    """The plan of one configuration; arguments as for build_plan.
+def _expands_pools(program: Program, requests: Requests) -> tuple[bool, bool]:
+    """Whether new memory is expandable in (the default pools, private pools)."""
+    is_private = program.req_pool > 0
+    return bool(requests.expands[~is_private].any()), bool(requests.expands[is_private].any())
+
+
+def plan_of(packed: Packed, requests: Requests, start: Layout | None) -> Plan:
+    """The plan of one configuration that does not change; arguments as for build_plan.
 
     Most settings leave sizes and pools alone: what follows from those is worked out once.
     """
     key = (
         start is None,
-        expands_pools,
+        _expands_pools(packed.program, requests),
         requests.small_page,
         requests.large_page,
         requests.need.tobytes(),
@@ -147,7 +154,7 @@ def plan_of(
     )
     plan: Plan | None = packed.plans.get(key)
     if plan is None:
-        plan = build_plan(packed.program, requests, start, expands_pools)
+        plan = build_plan(packed.program, [requests], start)
         if len(packed.plans) >= PLANS_KEPT:
             packed.plans.clear()
         packed.plans[key] = plan
@@ -160,35 +167,40 @@ def plan_of(
     return replace(plan, buffer=buffer)
 
 
-def build_plan(
-    program: Program,
-    requests: Requests,
-    start: Layout | None = None,
-    expands_pools: tuple[bool, bool] = (False, False),
-) -> Plan:
+def build_plan(program: Program, parts: Sequence[Requests], start: Layout | None = None) -> Plan:
     """Build the plan of one configuration.
 
     Args:
         program: the program to be replayed.
-        requests: its requests as the policy decided them.
+        parts: its requests as the policy decided them, at first and after each change.
         start: the layout the replay starts from, if it keeps one.
-        expands_pools: whether new memory is expandable in (the default pools, private pools).
+
+    Raises:
+        ValueError: pages of expandable memory change their size, which is not simulated.
     """
-    packed_keys = _lane_keys(program, requests, start)
+    requests = parts[0]
+    expands = [_expands_pools(program, part) for part in parts]
+    if any(p.large_page != requests.large_page for p in parts) and any(map(any, expands)):
+        raise ValueError("large_segment_size_mb changes at run time, and segments expand")
+    # Row k * n + r is request r after change k.
+    need = np.concatenate([p.need for p in parts])
+    of_requests = _lane_key(
+        np.tile(program.req_pool, len(parts)),
+        ~np.concatenate([p.is_small for p in parts]),
+        np.tile(program.req_stream, len(parts)),
+    )
+    packed_keys = _lane_keys(of_requests, start)
     keys = np.stack([packed_keys >> 33, packed_keys >> 32 & 1, packed_keys & 0xFFFFFFFF], axis=1)
     n_lanes = len(keys)
     lane_of = {(p, 1 - large, st): k for k, (p, large, st) in enumerate(keys.tolist())}
-    lane = np.searchsorted(
-        packed_keys, _lane_key(program.req_pool, ~requests.is_small, program.req_stream)
-    )
+    lane = np.searchsorted(packed_keys, of_requests)
 
-    n = len(requests.need)
-    classes = np.zeros((n + 1, CLASS_WORDS), np.int64)
-    classes[1:, NEED] = requests.need
-    classes[1:, ASKED] = program.req_size
-    classes[1:, SEGMENT] = requests.segment
-    classes[1:, LEAST_REST] = requests.least_rest
-    classes[1:, LANE] = lane
+    rows = np.zeros((len(need), CLASS_WORDS), np.int64)
+    rows[:, NEED] = need
+    rows[:, ASKED] = np.tile(program.req_size, len(parts))
+    rows[:, SEGMENT] = np.concatenate([p.segment for p in parts])
+    rows[:, LEAST_REST] = np.concatenate([p.least_rest for p in parts])
+    rows[:, LANE] = lane
 
     lanes = np.zeros((n_lanes, LANE_WORDS), np.int64)
     finest = FINE if program.n_ops > LONG_TRACE and n_lanes <= 8 else COARSE
@@ -198,13 +210,12 @@ def build_plan(
     n_bins = 1
     for k in range(n_lanes):
         of_lane = lane == k
-        sizes = np.unique(requests.need[of_lane])
+        sizes = np.unique(need[of_lane])
         bits, top_units, counts = _rank_table(sizes >> UNIT_BITS, finest)
         row = lanes[k]
         row[POOL] = 2 * keys[k, 0] + keys[k, 1]
         row[STREAM] = keys[k, 2]
         row[IS_SMALL] = not keys[k, 1]
-        row[EXPANDS] = expands_pools[int(keys[k, 0] > 0)]
         row[PAGE] = requests.large_page if keys[k, 1] else requests.small_page
         row[START_PAGE] = row[PAGE]
         row[BINS] = n_bins
@@ -212,10 +223,8 @@ def build_plan(
         row[CELLS] = n_cells
         row[CELL_BITS] = bits
         row[TOP_UNITS] = top_units
-        classes[1:, FIRST_BIN][of_lane] = (
-            n_bins + 1 + np.searchsorted(sizes, requests.need[of_lane])
-        )
-        classes[1:, END_BIN][of_lane] = n_bins + len(sizes) + 1
+        rows[of_lane, FIRST_BIN] = n_bins + 1 + np.searchsorted(sizes, need[of_lane])
+        rows[of_lane, END_BIN] = n_bins + len(sizes) + 1
         limits += [sizes, np.array([HUGE, 0])]
         cells.append(n_bins + counts)
         n_cells += len(counts)
@@ -230,21 +239,20 @@ def build_plan(
         if len(inside):
             pools[p, FIRST_LANE], pools[p, END_LANE] = inside[0], inside[-1] + 1
 
-    rows = len(program.driver_op)
+    n = len(program.req_size)
+    calls = len(program.driver_op)
     buffer = PLAN.new(
-        classes=classes.size,
+        classes=(n + 1) * CLASS_WORDS,
         lanes=max(1, lanes.size),
         bins=n_bins,
         cells=max(1, n_cells),
-        script=max(1, 4 * rows),
+        script=max(1, 4 * calls),
     )
     fields = PLAN.views(buffer)
-    fields["classes"][: classes.size] = classes.ravel()
-    fields["lanes"][: lanes.size] = lanes.ravel()
     fields["limits"][:n_bins] = np.concatenate(limits)
     if n_cells:
         fields["cells"][:n_cells] = np.concatenate(cells)
-    if rows:
+    if calls:
         script = np.stack(
             [
                 program.driver_op.astype(np.int64),
@@ -254,5 +262,13 @@ def build_plan(
             ],
             axis=1,
         )
-        fields["script"][: 4 * rows] = script.ravel()
-    return Plan(buffer, lanes, pools, n_bins, lane_of, classes[:, ASKED].copy())
+        fields["script"][: 4 * calls] = script.ravel()
+    buffers = [buffer, *(copied(buffer) for _ in parts[1:])]
+    for k, (part, in_pools) in enumerate(zip(buffers, expands, strict=True)):
+        fields = PLAN.views(part)
+        classes = fields["classes"][: (n + 1) * CLASS_WORDS].reshape(n + 1, CLASS_WORDS)
+        classes[1:] = rows[k * n : (k + 1) * n]  # row 0 is no request's
+        lanes[:, EXPANDS] = np.where(keys[:, 0] > 0, in_pools[1], in_pools[0])
+        fields["lanes"][: lanes.size] = lanes.ravel()
+    asked = np.append(0, program.req_size)
+    return Plan(buffer, tuple(buffers[1:]), lanes, pools, n_bins, lane_of, asked)

@@ -7,12 +7,15 @@ blocks are free, and more with every free block.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from ..traces.errors import TraceError
 from ..traces.event import BlockState
 from ..traces.program import Op, Program
 from ..traces.units import MiB
+from .conditions import Conditions
 from .device import Device
 from .reference_allocator import (
     SMALL_SEGMENT,
@@ -36,6 +39,8 @@ def replay_reference(
     rules: Release,
     device: Device | None = None,
     *,
+    limit_fraction: float | None = None,
+    later: Sequence[Conditions] = (),
     stop_at_oom: bool = True,
     keep_start: bool = True,
     recorded_driver: bool = False,
@@ -47,6 +52,8 @@ def replay_reference(
         settings: the allocator's settings, in force from the first op on.
         rules: the PyTorch release whose behaviour to follow.
         device: the device; by default one that never runs out.
+        limit_fraction: as in Conditions.
+        later: what holds after each CHANGE of the program.
         stop_at_oom: end at the first request that is not served, else ignore that allocation's
             later frees and go on. A request is not served when memory ran out or when
             throw_on_cudamalloc_oom rejected it.
@@ -65,14 +72,14 @@ def replay_reference(
     """
     device = device or Device()
     driver = RecordedDriver(device, program) if recorded_driver else Driver(device)
-    allocator = Allocator(settings, rules, device, driver)
-    replay = _Replay(program, allocator, stop_at_oom)
+    allocator = Allocator(Conditions(settings, device, limit_fraction), rules, driver)
+    replay = _Replay(program, allocator, stop_at_oom, list(later))
     served = replay.load_start() if keep_start else replay.place_start()
     n_ops = 0
     while served and n_ops < program.n_ops:
         served = replay.step(n_ops)
         n_ops += 1
-    max_split = settings.max_split_size
+    max_split = allocator.settings.max_split_size
     return Run(
         n_ops=n_ops,
         first_oom_op=replay.first_oom_op,
@@ -92,10 +99,17 @@ class _Replay:
         addr: address of each allocation; 0 = never served.
     """
 
-    def __init__(self, program: Program, allocator: Allocator, stop_at_oom: bool) -> None:
+    def __init__(
+        self,
+        program: Program,
+        allocator: Allocator,
+        stop_at_oom: bool,
+        later: list[Conditions],
+    ) -> None:
         self.program = program
         self.allocator = allocator
         self.stop_at_oom = stop_at_oom
+        self.later = later
         self.blocks: dict[int, Block] = {}
         self.addr = [0] * len(program.request)
         self.first_oom_op = -1
@@ -122,6 +136,8 @@ class _Replay:
             allocator.freeable.add(arg)
         elif op == Op.CAPTURE:
             allocator.capturing = bool(arg)
+        elif op == Op.CHANGE:
+            allocator.meet(self.later[arg - 1])
         elif arg in self.blocks:
             self.free(op, arg)
         return True

@@ -10,7 +10,7 @@ import math
 
 from ..traces.event import Action, BlockState
 from ..traces.units import MiB, round_up
-from .device import Device
+from .conditions import Conditions
 from .reference_driver import Driver
 from .reference_heap import UNMAPPED, Block, BlockPool, Segment, Stats
 from .release import Release
@@ -56,16 +56,18 @@ def allocation_size(size: int, settings: Settings) -> int:
     return round_up(size, LARGE_ROUNDING)
 
 
-def memory_limit(settings: Settings, rules: Release, device: Device) -> int | None:
+def memory_limit(conditions: Conditions, rules: Release) -> int | None:
     """Return the bytes the allocator may take from the driver; None = as many as it gives.
-
-    A fraction of 1.0 is taken as "never set": settings cannot say that a program of 2.9 or older
-    called set_per_process_memory_fraction(1.0).
 
     Source: DeviceCachingAllocator::setMemoryFraction.
     """
-    fraction = settings.per_process_memory_fraction
-    if device.capacity_bytes is None or fraction >= 1.0:
+    device = conditions.device
+    was_called = conditions.limit_fraction is not None
+    fraction = conditions.settings.per_process_memory_fraction
+    if conditions.limit_fraction is not None:
+        fraction = conditions.limit_fraction
+    is_no_limit = fraction >= 1.0 and (rules.fraction_one_is_no_limit or not was_called)
+    if device.capacity_bytes is None or is_no_limit:
         return None
     limit = fraction * device.total_bytes
     return math.floor(limit + 0.5) if rules.rounds_limit else int(limit)
@@ -86,12 +88,10 @@ class Allocator:
         events: rows of RUN_EVENT.
     """
 
-    def __init__(self, settings: Settings, rules: Release, device: Device, driver: Driver) -> None:
-        self.settings = settings
+    def __init__(self, conditions: Conditions, rules: Release, driver: Driver) -> None:
         self.rules = rules
-        self.device = device
         self.driver = driver
-        self.limit = memory_limit(settings, rules, device)
+        self.meet(conditions)
         self.stats = Stats()
         self.segments: list[Segment] = []
         self.pools = {(0, False): BlockPool(0, False), (0, True): BlockPool(0, True)}
@@ -104,6 +104,12 @@ class Allocator:
         self.events: list[tuple[int, int, int, int, int, int]] = []
 
     # ---- bookkeeping
+
+    def meet(self, conditions: Conditions) -> None:
+        """Go on under other conditions; whatever was decided before stays as it is."""
+        self.settings = conditions.settings
+        self.device = self.driver.device = conditions.device
+        self.limit = memory_limit(conditions, self.rules)
 
     def trace(self, action: Action, addr: int, size: int, stream: int, pool: BlockPool) -> None:
         """Source: record_trace."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from ..traces.event import Action
@@ -9,7 +11,7 @@ from ..traces.program import Op, Program
 from .device import Device
 from .engine import play
 from .packing import Packed
-from .plan import Plan, plan_of
+from .plan import Plan, build_plan, plan_of
 from .policy import Policy
 from .readout import read_layout
 from .requests import Requests
@@ -29,6 +31,7 @@ from .state import (
     DIVERGED,
     FIRST_OOM,
     FIRST_OOM_BYTES,
+    GC_BYTES,
     HUGE,
     LOG_ROWS,
     LOG_WORDS,
@@ -75,6 +78,7 @@ def replay(
     requests: Requests,
     device: Device = Device(),  # noqa: B008 (frozen)
     *,
+    later: Sequence[tuple[Requests, Device]] = (),
     stop_at_oom: bool = True,
     recorded_driver: bool = False,
     track: bool = False,
@@ -88,6 +92,7 @@ def replay(
         policy: the decisions about the state.
         requests: the decisions about the requests.
         device: what the driver can give.
+        later: requests and device after each CHANGE of the program.
         stop_at_oom: end at the first out-of-memory error, as the program would; False = drop the
             failed allocation with its free and go on.
         recorded_driver: the driver answers as the recording shows (validation).
@@ -97,20 +102,25 @@ def replay(
 
     Returns:
         The run. Its `stats` hold the full set of keys only with `track`.
+
+    Raises:
+        ValueError: `later` does not have one entry for each CHANGE.
     """
     program = packed.program
+    if len(later) != len(packed.changes):
+        raise ValueError(f"{len(packed.changes)} changes, but {len(later)} later conditions")
     warm = packed.keeps_start and len(program.start.segments["size"]) > 0
     start = program.start if warm else None
-    expands = (
-        bool(requests.expands[program.req_pool == 0].any()) if len(requests.expands) else False,
-        bool(requests.expands[program.req_pool > 0].any()) if len(requests.expands) else False,
-    )
-    plan = plan_of(packed, requests, start, expands)
+    parts = [(requests, device), *later]
+    if later:
+        plan = build_plan(program, [part for part, _ in parts], start)
+    else:
+        plan = plan_of(packed, requests, start)
     log_rows = 4 * len(program.driver_op) + 4096 if events else 0
     while True:
         state, out, n = _play(
-            packed, policy, requests, plan, device, start is not None, stop_at_oom,
-            recorded_driver, track, events, log_rows,
+            packed, policy, parts, plan, start is not None, stop_at_oom, recorded_driver, track,
+            events, log_rows,
         )  # fmt: skip
         fields = STATE.views(state)
         rows = int(fields["g"][LOG_ROWS])
@@ -119,7 +129,8 @@ def replay(
         log_rows = rows + 1  # a replay is deterministic: the second one has room for its log
     g = fields["g"]
     if track:
-        max_split = requests.options.get(MAX_SPLIT, HUGE)
+        reached = sum(change < n for change in packed.changes)
+        max_split = parts[reached][0].options.get(MAX_SPLIT, HUGE)
         max_split = -1 if max_split >= HUGE else max_split
         stats = flat_stats(fields["stat"], g, max_split)
     else:
@@ -151,9 +162,8 @@ def replay(
 def _play(
     packed: Packed,
     policy: Policy,
-    requests: Requests,
+    parts: Sequence[tuple[Requests, Device]],
     plan: Plan,
-    device: Device,
     keeps_start: bool,
     stop_at_oom: bool,
     recorded_driver: bool,
@@ -163,10 +173,11 @@ def _play(
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """Run the kernel, growing the state whenever it runs out of block ids."""
     program = packed.program
+    requests, device = parts[0]
     start_blocks = 0
     if keeps_start:
         start_blocks = 3 * len(program.start.blocks["size"]) + 16
-    expandable = bool(requests.expands.any()) or (
+    expandable = any(part.expands.any() for part, _ in parts) or (
         keeps_start and bool(program.start.segments["is_expandable"].any())
     )
     blocks = 2 * packed.max_live + 4096 + start_blocks
@@ -174,27 +185,37 @@ def _play(
         blocks *= 2
     state = new_state(policy, plan, packed, blocks, log_rows)
     STATE.views(state)["g"][SPARES_NEEDED] = spares_needed(blocks, expandable)
-    set_options(
-        state,
-        requests,
-        device,
-        len(program.pools),
-        len(plan.lanes),
-        track=track,
-        stop_at_oom=stop_at_oom,
-        script_rows=len(program.driver_op) if recorded_driver else -1,
-    )
-    if keeps_start:
-        load_start(state, packed, plan, requests, device)
     n = len(packed.events)
     out = np.zeros(n, np.int64) if keep_addresses else _NOTHING
     at = 0
-    while True:
-        at = int(play(policy, packed.events, at, state, plan.buffer, out))
-        f = STATE.views(state)
-        if at == n or (f["opt"][STOP_AT_OOM] and f["g"][FIRST_OOM]):
-            return state, out, at
-        state = grown(state, policy, plan, packed)
+    ends = [*packed.changes, n]
+    ages = any(part.options.get(GC_BYTES, 0) for part, _ in parts)
+    for (part, its_device), buffer, end in zip(
+        parts, (plan.buffer, *plan.later), ends, strict=True
+    ):
+        set_options(
+            state,
+            part,
+            its_device,
+            len(program.pools),
+            len(plan.lanes),
+            track=track,
+            stop_at_oom=stop_at_oom,
+            script_rows=len(program.driver_op) if recorded_driver else -1,
+            ages=ages,
+        )
+        if at == 0 and keeps_start:
+            load_start(state, packed, plan, requests, device)
+        while True:
+            at = int(play(policy, packed.events[:end], at, state, buffer, out))
+            f = STATE.views(state)
+            if f["opt"][STOP_AT_OOM] and f["g"][FIRST_OOM]:
+                return state, out, at
+            if at == end:
+                break
+            state = grown(state, policy, plan, packed)
+        at += 1  # the change itself
+    return state, out, n
 
 
 def _no_events() -> np.ndarray:

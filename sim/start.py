@@ -14,6 +14,7 @@ from .plan import Plan
 from .policy import Policy
 from .requests import Requests
 from .state import (
+    AGES,
     ALLOCATED,
     ASKED,
     BIN_SHIFT,
@@ -125,8 +126,14 @@ def set_options(
     track: bool,
     stop_at_oom: bool,
     script_rows: int,
+    ages: bool,
 ) -> None:
-    """Write the fixed options of a run into its state."""
+    """Write the options of a run into its state, or those that hold after a change.
+
+    Args:
+        script_rows: number of recorded driver calls that are answered as recorded; -1 = none are.
+        ages: garbage is collected now or later in the run, so that ages count.
+    """
     opt = STATE.views(buffer)["opt"]
     opt[CAPACITY] = HUGE
     if device.capacity_bytes is not None:
@@ -138,6 +145,7 @@ def set_options(
         opt[k] = value
     opt[TRACK] = track
     opt[STOP_AT_OOM] = stop_at_oom
+    opt[AGES] = ages
     opt[N_POOLS], opt[N_LANES] = n_pools, n_lanes
     opt[SCRIPTED], opt[SCRIPT_ROWS] = script_rows >= 0, max(0, script_rows)
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from hypothesis import strategies as st
 
+from tightfit.sim.conditions import Conditions
 from tightfit.sim.device import Device
 from tightfit.sim.reference import replay_reference
 from tightfit.sim.reference_allocator import round_size
@@ -251,6 +252,17 @@ def programs(draw: st.DrawFn, max_ops: int = 60, warm: bool | None = None) -> Pr
     return script.program()
 
 
+def changed(program: Program, places: list[int]) -> Program:
+    """Return a program with a CHANGE in front of each of the given ops, modulo their number."""
+    at = np.sort(np.array(places, np.int64) % (program.n_ops + 1))
+    return replace(
+        program,
+        op=np.insert(program.op, at, int(Op.CHANGE)),
+        arg=np.insert(program.arg, at, np.arange(1, len(at) + 1)),
+        entry=np.insert(program.entry, at, -1),
+    )
+
+
 def releases() -> st.SearchStrategy[Release]:
     """The releases whose rules differ."""
     return st.sampled_from(RELEASES).map(release)
@@ -286,6 +298,19 @@ def settings(draw: st.DrawFn, rules: Release) -> Settings:
         reserve_fraction=reserve_fraction,
         reserve_bytes=reserve_bytes,
     )
+
+
+@st.composite
+def later(draw: st.DrawFn, rules: Release, first: Settings, device: Device) -> list[Conditions]:
+    """Up to three changes: a line parsed at run time, a limit set by a call, others' memory."""
+    return [
+        Conditions(
+            replace(draw(settings(rules)), large_segment_size=first.large_segment_size),
+            replace(device, other_bytes=draw(st.sampled_from([0, 7 * MiB, 90 * MiB]))),
+            draw(st.sampled_from([None, 0.0, 0.5, 1.0])),
+        )
+        for _ in range(draw(st.integers(1, 3)))
+    ]
 
 
 def devices() -> st.SearchStrategy[Device]:

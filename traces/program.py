@@ -26,6 +26,7 @@ class Op(IntEnum):
     EMPTY_CACHE = 5  # arg = pool number; 0 = the default pools and every freeable private pool
     RELEASE_POOL = 6  # arg = pool number; its last user is gone, it becomes freeable
     CAPTURE = 7  # arg = 1/0; capture context begins/ends (no synchronize, no release-everything)
+    CHANGE = 9  # arg = 1, 2, ... in order; other conditions hold from here on, the replay's to know
 
 
 # Layout of segments a replay can start from or end in. Addresses are as recorded or simulated.

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from tightfit.policies.native import replay_native
+from tightfit.sim.conditions import Conditions
 from tightfit.sim.device import Device
 from tightfit.sim.packing import pack
 from tightfit.sim.reference import replay_reference
@@ -24,6 +27,8 @@ def both(
     rules: Release,
     device: Device,
     *,
+    limit_fraction: float | None = None,
+    later: Sequence[Conditions] = (),
     keep_start: bool = True,
     stop_at_oom: bool = True,
     recorded_driver: bool = False,
@@ -34,6 +39,8 @@ def both(
         settings,
         rules,
         device,
+        limit_fraction=limit_fraction,
+        later=later,
         stop_at_oom=stop_at_oom,
         recorded_driver=recorded_driver,
         track=True,
@@ -45,6 +52,8 @@ def both(
         settings,
         rules,
         device,
+        limit_fraction=limit_fraction,
+        later=later,
         stop_at_oom=stop_at_oom,
         keep_start=keep_start,
         recorded_driver=recorded_driver,

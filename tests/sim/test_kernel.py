@@ -11,6 +11,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from tightfit.policies.native import replay_native, round_sizes
+from tightfit.sim.conditions import Conditions
 from tightfit.sim.device import Device
 from tightfit.sim.packing import pack
 from tightfit.sim.reference import replay_reference
@@ -40,6 +41,41 @@ def test_agrees_with_the_reference_on_any_program(data: st.DataObject) -> None:
         stop_at_oom=data.draw(st.booleans()),
     )
     assert differences(kernel, reference) == []
+
+
+@LAX
+@given(st.data())
+@pytest.mark.interpreted
+def test_agrees_with_the_reference_when_conditions_change(data: st.DataObject) -> None:
+    rules = data.draw(make.releases())
+    settings, device = data.draw(make.settings(rules)), data.draw(make.devices())
+    later = data.draw(make.later(rules, settings, device))
+    places = data.draw(st.lists(st.integers(0, 99), min_size=len(later), max_size=len(later)))
+    kernel, reference = both(
+        make.changed(data.draw(make.programs()), places),
+        settings,
+        rules,
+        device,
+        limit_fraction=data.draw(st.sampled_from([None, 0.3, 1.0])),
+        later=later,
+        keep_start=data.draw(st.booleans()),
+        stop_at_oom=data.draw(st.booleans()),
+    )
+    assert differences(kernel, reference) == []
+
+
+def test_every_change_needs_its_conditions() -> None:
+    packed = pack(make.changed(make.random_program(1, 50), [7, 20]))
+    with pytest.raises(ValueError, match="2 changes, but 0 later conditions"):
+        replay_native(packed, Settings(), release("2.15"))
+
+
+def test_pages_of_expandable_memory_keep_their_size() -> None:
+    packed = pack(make.changed(make.random_program(1, 50), [7]))
+    on = Settings(expandable_segments=True)
+    then = Conditions(Settings(large_segment_size=32 * MiB), Device())
+    with pytest.raises(ValueError, match="large_segment_size_mb changes at run time"):
+        replay_native(packed, on, release("2.15"), later=[then])
 
 
 @pytest.mark.parametrize("seed", range(40))
