@@ -79,7 +79,7 @@ def replay_reference(
     while served and n_ops < program.n_ops:
         served = replay.step(n_ops)
         n_ops += 1
-    max_split = allocator.settings.max_split_size
+    max_split = settings.max_split_size  # noted once, when the allocator is made
     return Run(
         n_ops=n_ops,
         first_oom_op=replay.first_oom_op,

@@ -129,8 +129,7 @@ def replay(
         log_rows = rows + 1  # a replay is deterministic: the second one has room for its log
     g = fields["g"]
     if track:
-        reached = sum(change < n for change in packed.changes)
-        max_split = parts[reached][0].options.get(MAX_SPLIT, HUGE)
+        max_split = requests.options.get(MAX_SPLIT, HUGE)  # PyTorch notes it once, at the start
         max_split = -1 if max_split >= HUGE else max_split
         stats = flat_stats(fields["stat"], g, max_split)
     else:

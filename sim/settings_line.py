@@ -1,6 +1,7 @@
 """The settings line: parse PYTORCH_CUDA_ALLOC_CONF as a given PyTorch release does, and write it.
 
-A line is read as a fresh process reads its environment: what it does not mention has its default.
+A line is read as a fresh process reads its environment, unless the settings of a running one are
+given: then what it does not mention stays as it was, for the most part.
 """
 
 from __future__ import annotations
@@ -17,17 +18,20 @@ from .settings_parser import N_DIVISIONS, Parser, rounding_bytes
 __all__ = ["KEYS", "format_settings", "parse_settings", "parse_settings_verbose"]
 
 
-def parse_settings(conf: str, rules: Release) -> Settings:
+def parse_settings(conf: str, rules: Release, before: Settings | None = None) -> Settings:
     """Parse a settings line; see `parse_settings_verbose`."""
-    return parse_settings_verbose(conf, rules)[0]
+    return parse_settings_verbose(conf, rules, before)[0]
 
 
-def parse_settings_verbose(conf: str, rules: Release) -> tuple[Settings, list[str]]:
+def parse_settings_verbose(
+    conf: str, rules: Release, before: Settings | None = None
+) -> tuple[Settings, list[str]]:
     """Parse a settings line exactly as the release's own parser does.
 
     Args:
         conf: the value of PYTORCH_CUDA_ALLOC_CONF.
         rules: the release whose parser to follow.
+        before: the settings in force, for a line that a program sets at run time.
 
     Returns:
         The settings, and the warnings PyTorch would print, in our words.
@@ -35,7 +39,7 @@ def parse_settings_verbose(conf: str, rules: Release) -> tuple[Settings, list[st
     Raises:
         PolicyError: the release refuses the line.
     """
-    parser = Parser(conf, rules)
+    parser = Parser(conf, rules, before)
     return parser.parse(), parser.warnings
 
 

@@ -31,11 +31,19 @@ WRAPPED_ROUNDING = -MiB
 
 
 class Parser:
-    """One line, its tokens and what was found so far; positions are indices into the tokens."""
+    """One line, its tokens and what was found so far; positions are indices into the tokens.
 
-    def __init__(self, conf: str, rules: Release) -> None:
+    Args:
+        conf: the line.
+        rules: the release whose parser to follow.
+        before: the settings in force when a line is parsed at run time; by default those of a
+            process that has read none.
+    """
+
+    def __init__(self, conf: str, rules: Release, before: Settings | None = None) -> None:
         self.conf = conf
         self.rules = rules
+        self.before = before or Settings()
         self.strict = rules.version < (2, 10)
         # Until 2.9 only the blank itself is dropped.
         conf = re.sub(" +" if self.strict else "[ \t\n\v\f\r]+", "", conf)
@@ -241,7 +249,7 @@ class Parser:
         if key.name == "large_segment_size_mb":
             least = 11
         elif key.name in ("max_split_size_mb", "max_non_split_rounding_mb"):
-            least = 21 if self.strict else self.found.get("large_segment_size_mb", 20)
+            least = 21 if self.strict else self.large_mb
         else:
             least = 1 if key.name == "pinned_reserve_segment_size_mb" else 0
         if value < least:
@@ -327,28 +335,47 @@ class Parser:
                 i += 1
         return i + 1
 
+    @property
+    def large_mb(self) -> int:
+        """large_segment_size_mb as far as it is known."""
+        return self.found.get("large_segment_size_mb", self.before.large_segment_size // MiB)
+
+    def flag(self, name: str) -> bool:
+        """A flag as found, else as it was."""
+        return self.found[name] == "True" if name in self.found else getattr(self.before, name)
+
     def settings(self) -> Settings:
-        """Return what was found, everything else at its default."""
+        """Return what was found; everything else at its default, or as it was before.
+
+        A line parsed at run time resets max_split_size, the thresholds and the divisions it does
+        not mention, and from 2.11 max_non_split_rounding; the rest it leaves alone.
+        """
         get = self.found.get
-        large_mb = get("large_segment_size_mb", 20)
         split_mb = get("max_split_size_mb")
-        rounding_mb = get("max_non_split_rounding_mb", large_mb)
-        reserve = get("expandable_segments_reserve")
-        in_gib = get("reserve unit") == "GiB"
+        rounding = self.before.max_non_split_rounding
+        if "max_non_split_rounding_mb" in self.found or self.rules.version >= (2, 11):
+            rounding = rounding_bytes(get("max_non_split_rounding_mb", self.large_mb))
+        reserve = self.before.reserve_fraction, self.before.reserve_bytes
+        found = get("expandable_segments_reserve")
+        if found:
+            in_gib = get("reserve unit") == "GiB"
+            reserve = (None, int(min(found * GiB, FAR))) if in_gib else (found, None)
         return Settings(
             conf=self.conf,
-            backend=get("backend", "native"),
-            large_segment_size=min(large_mb * MiB, FAR),
+            backend=get("backend", self.before.backend),
+            large_segment_size=min(self.large_mb * MiB, FAR),
             max_split_size=OFF if split_mb is None else min(split_mb * MiB, OFF),
-            max_non_split_rounding=rounding_bytes(rounding_mb),
+            max_non_split_rounding=rounding,
             garbage_collection_threshold=get("garbage_collection_threshold", 0.0),
             roundup_divisions=tuple(min(d, FAR) for d in self.divisions),
-            expandable_segments=get("expandable_segments") == "True",
-            per_process_memory_fraction=get("per_process_memory_fraction", 1.0),
-            throw_on_cudamalloc_oom=get("throw_on_cudamalloc_oom") == "True",
-            graph_capture_record_stream_reuse=get("graph_capture_record_stream_reuse") == "True",
-            reserve_fraction=None if in_gib else reserve,
-            reserve_bytes=int(min(reserve * GiB, FAR)) if in_gib and reserve else None,
+            expandable_segments=self.flag("expandable_segments"),
+            per_process_memory_fraction=get(
+                "per_process_memory_fraction", self.before.per_process_memory_fraction
+            ),
+            throw_on_cudamalloc_oom=self.flag("throw_on_cudamalloc_oom"),
+            graph_capture_record_stream_reuse=self.flag("graph_capture_record_stream_reuse"),
+            reserve_fraction=reserve[0],
+            reserve_bytes=reserve[1],
         )
 
 

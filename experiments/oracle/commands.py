@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from ...sim.conditions import Conditions
 from ...sim.device import Device
 from ...sim.release import Release
-from ...sim.settings import Settings
 from ...sim.settings_line import parse_settings
 
 
@@ -34,6 +34,11 @@ class Code(IntEnum):
     CAPTURE_BEGIN = 8  # id = pool; `stream` is captured and allocates from the pool
     CAPTURE_END = 9  # id = pool, stream
     FRACTION = 10  # size = bits of the double: set_per_process_memory_fraction
+    SETTINGS = 11  # id = number of a line in Case.lines, parsed at run time
+    OTHERS = 12  # size = bytes that others hold of the device from now on
+
+
+CHANGES = (Code.FRACTION, Code.SETTINGS, Code.OTHERS)  # calls that change conditions
 
 
 ANY_STREAM = 0xFFFF
@@ -71,9 +76,10 @@ class Case:
         name: where it came from, for messages.
         conf: settings line of the process.
         device: total memory, memory of others, granularity.
-        commands: shape (n,), COMMAND. FRACTION may stand first and nowhere else.
+        commands: shape (n,), COMMAND.
         scattered: the driver's addresses follow no order, and the simulator is told them; else
             they increase, and the simulator names the same by itself.
+        lines: the lines that SETTINGS commands name.
     """
 
     name: str
@@ -81,14 +87,27 @@ class Case:
     device: Device
     commands: np.ndarray
     scattered: bool = False
+    lines: tuple[str, ...] = ()
 
-    def settings(self, rules: Release) -> Settings:
-        """Return the settings a simulator needs: the line's, and the limit set by a call."""
+    def conditions(self, rules: Release) -> list[Conditions]:
+        """Return what holds at first and after each of the commands in CHANGES."""
         settings = parse_settings(self.conf, rules)
-        if len(self.commands) and self.commands["code"][0] == Code.FRACTION:
-            fraction = fraction_of(int(self.commands["size"][0]))
-            settings = replace(settings, per_process_memory_fraction=fraction)
-        return settings
+        # The allocator takes its limit from the line once, when it is made.
+        is_from_line = rules.fraction_one_is_no_limit
+        limit = settings.per_process_memory_fraction if is_from_line else None
+        now = Conditions(settings, self.device, limit)
+        out = [now]
+        for row in self.commands[np.isin(self.commands["code"], CHANGES)]:
+            if row["code"] == Code.FRACTION:
+                now = replace(now, limit_fraction=fraction_of(int(row["size"])))
+            elif row["code"] == Code.SETTINGS:
+                line = self.lines[int(row["id"])]
+                now = replace(now, settings=parse_settings(line, rules, now.settings))
+            else:
+                device = replace(now.device, other_bytes=int(row["size"]))
+                now = replace(now, device=device)
+            out.append(now)
+        return out
 
     def with_commands(self, commands: np.ndarray) -> Case:
         """Return the same case with other commands."""
@@ -103,6 +122,7 @@ def case_to_json(case: Case) -> dict[str, Any]:
         "name": case.name,
         "conf": case.conf,
         "scattered": case.scattered,
+        "lines": list(case.lines),
         "device": [device.capacity_bytes, device.other_bytes, device.granularity],
         "commands": np.stack([case.commands[c].astype(np.int64) for c in columns], 1).tolist(),
     }
@@ -117,6 +137,7 @@ def case_from_json(value: dict[str, Any]) -> Case:
         Device(*value["device"]),
         commands_of(rows),
         value["scattered"],
+        tuple(value.get("lines", ())),
     )
 
 

@@ -61,19 +61,25 @@ def judge(case: Case, answer: Answer, rules: Release) -> Verdict:
     if answer.errors and answer.reached and not len(answer.trace) and not answer.stats:
         return Verdict([f"the allocator refuses the settings: {answer.errors[0][1]}"])
     translated = translate(case, answer, rules)
-    settings = case.settings(rules)
-    run = replay_native(
-        pack(translated.program), settings, rules, case.device,
-        stop_at_oom=False, recorded_driver=case.scattered, track=True, events=True, layout=True,
+    return compare(case, answer, rules, translated, simulate(case, rules, translated))
+
+
+def simulate(case: Case, rules: Release, translated: Translated) -> Run:
+    """Replay a translated case with everything on."""
+    packed = pack(translated.program)
+    first, *later = case.conditions(rules)
+    return replay_native(
+        packed, first.settings, rules, first.device, limit_fraction=first.limit_fraction,
+        later=later[: len(packed.changes)], stop_at_oom=False, recorded_driver=case.scattered,
+        track=True, events=True, layout=True,
     )  # fmt: skip
-    return compare(case, answer, rules, translated, run)
 
 
 def compare(
     case: Case, answer: Answer, rules: Release, translated: Translated, run: Run
 ) -> Verdict:
     """Compare a run of the translated program with the answer it was translated from."""
-    settings = case.settings(rules)
+    settings = [c.settings for c in case.conditions(rules)]
     defect = known_defect(answer, rules, settings, translated, run)
     end = answer.reached if defect is None else min(answer.reached, defect.command)
     theirs = _their_events(answer, end)

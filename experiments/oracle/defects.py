@@ -14,7 +14,7 @@ from .translate import Translated
 
 POOL_COUNT = "segment count of an expandable private pool"
 OVERSIZE_RELEASE = "oversize release meets an expandable block (until 2.4)"
-PART_RELEASE = "oversize release returns a part of a private pool's segment (until 2.4)"
+PART_RELEASE = "oversize release returns a part of a segment"
 REUSE_ASSERTION = "graph_capture_record_stream_reuse in a pool scope without a capture (2.9)"
 
 
@@ -39,27 +39,27 @@ class Defect:
 
 
 def known_defect(
-    answer: Answer, rules: Release, settings: Settings, translated: Translated, run: Run
+    answer: Answer, rules: Release, settings: list[Settings], translated: Translated, run: Run
 ) -> Defect | None:
-    """Return the first known defect a case reaches."""
+    """Return the first known defect a case reaches; `settings` are those it meets in turn."""
     found = []
-    if settings.expandable_segments and rules.expandable_private_pools:
+    expands = any(s.expandable_segments for s in settings)
+    splits = any(s.max_split_size < OFF for s in settings)
+    if expands and rules.expandable_private_pools:
         op = _PoolCounts(translated, run).first_wrong_op
         if op >= 0:
             found.append(Defect(POOL_COUNT, int(translated.command[op])))
-    if settings.max_split_size < OFF and not rules.oversize_release_skips_expandable:
+    if splits and expands and not rules.oversize_release_skips_expandable:
         found += [
             Defect(OVERSIZE_RELEASE, command)
             for command, words in answer.errors
-            if settings.expandable_segments and "INTERNAL ASSERT" in words
+            if "INTERNAL ASSERT" in words
         ][:1]
-        # Memory of private pools is split as if it were expandable there, and then it is not.
-        found += [
-            Defect(PART_RELEASE, command)
-            for command in _part_returns(answer)
-            if settings.expandable_segments
-        ][:1]
-    if settings.graph_capture_record_stream_reuse and rules.version == (2, 9):
+    # Oversize memory can be split only until 2.4, in private pools, where it is split as if it
+    # were expandable and then it is not; or after max_split_size was changed at run time.
+    if splits and (len(settings) > 1 or (expands and not rules.oversize_release_skips_expandable)):
+        found += [Defect(PART_RELEASE, command) for command in _part_returns(answer)][:1]
+    if rules.version == (2, 9) and any(s.graph_capture_record_stream_reuse for s in settings):
         found += [
             Defect(REUSE_ASSERTION, command)
             for command, words in answer.errors
@@ -83,7 +83,7 @@ def _part_returns(answer: Answer) -> list[int]:
     return found
 
 
-def missing_syncs(settings: Settings, translated: Translated, run: Run) -> tuple[int, int]:
+def missing_syncs(settings: list[Settings], translated: Translated, run: Run) -> tuple[int, int]:
     """Return how often the real allocator synchronizes for a pool that is empty already.
 
     Its count of a pool's segments can stay above zero although nothing is mapped any more; then
@@ -93,10 +93,10 @@ def missing_syncs(settings: Settings, translated: Translated, run: Run) -> tuple
         The least and the most times; they differ only where max_split_size lets a request pass
         over a free block and then "grow" into that very block, which no event shows.
     """
-    if not settings.expandable_segments:
+    if not any(s.expandable_segments for s in settings):
         return 0, 0
     counts = _PoolCounts(translated, run)
-    hidden = settings.max_split_size < OFF
+    hidden = any(s.max_split_size < OFF for s in settings)
     return counts.needless_syncs, counts.possible_syncs if hidden else counts.needless_syncs
 
 

@@ -14,16 +14,29 @@ OFTEN = {"expandable_segments": 0.6, "max_split_size_mb": 0.4}
 SELDOM = {"backend": 0.03, "expandable_segments_reserve_by_class": 0.1}
 
 
-def random_line(rng: random.Random, rules: Release) -> str:
-    """Return a line in which every key that moves memory can stand, in any order."""
-    large = rng.choice((11, 12, 20, 31, 32, 64)) if rng.random() < 0.3 else 20
-    if rules.version < (2, 11):
+def random_line(rng: random.Random, rules: Release, large_mb: int | None = None) -> str:
+    """Return a line in which every key that moves memory can stand, in any order.
+
+    Args:
+        rng: chooses.
+        rules: the release that must accept the line.
+        large_mb: large_segment_size_mb in force, for a line set at run time, which leaves it and
+            the backend alone; None = a line for the environment.
+    """
+    at_run_time = large_mb is not None
+    if large_mb is not None:
+        large = large_mb
+    elif rules.version < (2, 11):
         large = 20
+    else:
+        large = rng.choice((11, 12, 20, 31, 32, 64)) if rng.random() < 0.3 else 20
     words = []
     for key in KEYS:
         chance = OFTEN.get(key.name, SELDOM.get(key.name, USUAL if key.moves_memory else 0.03))
         if key.name == "large_segment_size_mb":
-            chance = float(large != 20)
+            chance = float(large != 20 and not at_run_time)
+        elif key.name == "backend" and at_run_time:
+            chance = 0.0
         elif key.name == "expandable_segments" and large % 2:
             # The driver hands out pages in multiples of 2 MiB only: every allocation would fail.
             chance = 0.0

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
+
 from ...sim.device import Device
 from ...sim.release import Release
+from ...sim.settings_line import parse_settings
 from ...traces.units import KiB, MiB
 from .commands import ANY_STREAM, Case
 from .lines import random_line
 from .script import Script
 
+FRACTIONS = (1.0, 0.999, 0.9, 0.7, 0.3, 0.123456)  # of the device, as limits
 SIDE = 40  # number of the first stream that only uses other streams' memory
 # Sizes on, just below and just above what the allocator compares sizes with.
 EDGES = sorted(
@@ -32,9 +36,8 @@ def random_case(release_name: str, rules: Release, seed: int) -> Case:
     line = random_line(rng, rules)
     script = Script()
     expandable = "expandable_segments:True" in line
-    limited_by_call = "throw" not in line and "per_process" not in line and rng.random() < 0.3
-    if limited_by_call:
-        script.fraction(rng.choice((0.999, 0.9, 0.7, 0.3, 0.123456)))
+    if rng.random() < 0.2:
+        script.fraction(rng.choice(FRACTIONS))
     length = rng.choice((60, 300, 1500, 1500, 6000))
     kind = rng.choices((_anything, _training, _serving, _graphs), (6, 2, 1, 1))[0]
     capacity = rng.choice((64, 200, 400, 800, 1600, 4000, 16000)) * MiB
@@ -49,7 +52,35 @@ def random_case(release_name: str, rules: Release, seed: int) -> Case:
     scattered = not expandable and rng.random() < 0.25
     kind(script, rng, rules, length, expandable)
     name = f"{kind.__name__[1:]} {release_name}/{seed}"
-    return Case(name, line, device, script.commands(), scattered)
+    commands = script.commands()
+    lines: list[str] = []
+    if rng.random() < 0.2:
+        large_mb = parse_settings(line, rules).large_segment_size // MiB
+        changes = Script()
+        for _ in range(rng.randint(1, 6)):
+            _change(changes, rng, rules, large_mb, capacity)
+        commands = _mixed(rng, commands, changes.commands())
+        lines = changes.lines
+        # What is obtained differs from attempt to attempt, and a recording does not say when.
+        scattered &= not any("expandable_segments:True" in text for text in lines)
+    return Case(name, line, device, commands, scattered, tuple(lines))
+
+
+def _change(s: Script, rng: random.Random, rules: Release, large_mb: int, capacity: int) -> None:
+    """Change the conditions under which a case goes on."""
+    x = rng.random()
+    if x < 0.5:
+        s.settings(random_line(rng, rules, large_mb))
+    elif x < 0.8:
+        s.others(rng.choice((0, 7 * MiB, capacity // 8, capacity // 3, capacity // 2 + 12345)))
+    else:
+        s.fraction(rng.choice(FRACTIONS))
+
+
+def _mixed(rng: random.Random, commands: np.ndarray, changes: np.ndarray) -> np.ndarray:
+    """Put changes, in their order, between commands."""
+    at = sorted(rng.randrange(len(commands) + 1) for _ in changes)
+    return np.insert(commands, at, changes)
 
 
 def _side_streams(rng: random.Random, rules: Release) -> int:

@@ -85,7 +85,7 @@ def run_cases(driver: Path, cases: Sequence[Case]) -> list[Answer]:
 
 def _packed(case: Case) -> bytes:
     """Return a case as the driver reads it."""
-    conf = case.conf.encode()
+    conf = "\0".join((case.conf, *case.lines)).encode()
     device = case.device
     header = struct.pack(
         "<IIIIQQQ", len(case.commands), len(conf), case.scattered, 0, device.total_bytes,

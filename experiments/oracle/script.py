@@ -14,6 +14,7 @@ class Script:
         live: allocations that were not freed, oldest first; allocation -> its pool.
         scope: (pool, stream, is a capture) of the open scope; None = none is open.
         pools: number of private pools made so far; they are numbered from 1.
+        lines: settings lines set at run time.
     """
 
     def __init__(self) -> None:
@@ -22,6 +23,7 @@ class Script:
         self.scope: tuple[int, int, bool] | None = None
         self.pools = 0
         self.allocations = 0
+        self.lines: list[str] = []
 
     def commands(self) -> np.ndarray:
         """Return what was written so far; shape (n,), COMMAND."""
@@ -58,6 +60,15 @@ class Script:
     def fraction(self, share: float) -> None:
         """Set the memory limit by a call."""
         self.rows.append((Code.FRACTION, 0, fraction_bits(share), 0))
+
+    def settings(self, line: str) -> None:
+        """Parse a settings line at run time."""
+        self.rows.append((Code.SETTINGS, len(self.lines), 0, 0))
+        self.lines.append(line)
+
+    def others(self, size: int) -> None:
+        """Let others hold `size` bytes of the device."""
+        self.rows.append((Code.OTHERS, 0, size, 0))
 
     def begin(self, pool: int = 0, stream: int = ANY_STREAM, capture: bool = False) -> int:
         """Open a scope on a pool, 0 = a new one; returns the pool's number."""

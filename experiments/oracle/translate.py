@@ -15,7 +15,7 @@ import numpy as np
 from ...sim.release import Release
 from ...traces.event import Action
 from ...traces.program import Op, Program
-from .commands import ANY_STREAM, HANDLE, Case, Code
+from .commands import ANY_STREAM, CHANGES, HANDLE, Case, Code
 from .run import AFTER_WAIT, Answer
 
 DRIVER_CALLS = (
@@ -27,6 +27,7 @@ DRIVER_CALLS = (
 
 
 # Plain numbers: attributes of an enum are slow in a loop over every command.
+CHANGING = frozenset(map(int, CHANGES))
 MALLOC, FREE, RECORD = int(Code.MALLOC), int(Code.FREE), int(Code.RECORD)
 EMPTY, RELEASE, SCOPE_BEGIN, SCOPE_END = map(
     int, (Code.EMPTY, Code.RELEASE, Code.SCOPE_BEGIN, Code.SCOPE_END)
@@ -81,6 +82,7 @@ def translate(case: Case, answer: Answer, rules: Release) -> Translated:
     open_captures = 0
     in_context = False
     last_pool = 0
+    changes = 0
 
     def add(op: int, arg: int, i: int) -> None:
         ops.append(op)
@@ -128,6 +130,9 @@ def translate(case: Case, answer: Answer, rules: Release) -> Translated:
             request.append(wanted)
             malloc.append(i)
             address.append(returned[i])
+        elif code in CHANGING:
+            changes += 1
+            add(Op.CHANGE, changes, i)
         elif code == RECORD:
             side_streams.add(stream)
         elif code == EMPTY:

@@ -25,7 +25,7 @@ from tightfit.experiments.oracle.commands import (
     fraction_bits,
     fraction_of,
 )
-from tightfit.experiments.oracle.compare import compare, judge, kind
+from tightfit.experiments.oracle.compare import compare, judge, kind, simulate
 from tightfit.experiments.oracle.defects import PART_RELEASE, POOL_COUNT
 from tightfit.experiments.oracle.fuzz import Proof, fuzz
 from tightfit.experiments.oracle.golden import read_golden
@@ -36,9 +36,7 @@ from tightfit.experiments.oracle.script import Script
 from tightfit.experiments.oracle.shrink import repaired, shrink
 from tightfit.experiments.oracle.translate import translate
 from tightfit.experiments.oracle.wheels import RELEASES, Wheel, find_wheel
-from tightfit.policies.native import replay_native
 from tightfit.sim.device import Device
-from tightfit.sim.packing import pack
 from tightfit.sim.release import release
 from tightfit.sim.settings_line import parse_settings
 from tightfit.traces.errors import VerificationError
@@ -92,7 +90,8 @@ def test_random_cases_make_sense() -> None:
 def test_a_fraction_survives_its_bits() -> None:
     assert fraction_of(fraction_bits(0.123456)) == 0.123456
     case = Case("x", "", Device(), commands_of([(Code.FRACTION, 0, fraction_bits(0.5), 0)]))
-    assert case.settings(release("2.8")).per_process_memory_fraction == 0.5
+    first, then = case.conditions(release("2.8"))
+    assert (first.limit_fraction, then.limit_fraction) == (None, 0.5)
 
 
 # What is compared: spoilt answers must be noticed.
@@ -138,15 +137,9 @@ def test_the_rules_of_another_release_are_found_out(version: str) -> None:
         case.name
         for case, answer in golden_cases(version)
         for program in [translate(case, answer, release(version))]
-        for run in [
-            replay_native(
-                pack(program.program), case.settings(release(version)), release(NEWEST),
-                case.device, stop_at_oom=False, recorded_driver=case.scattered,
-                track=True, events=True, layout=True,
-            )
-        ]
+        for run in [simulate(case, release(NEWEST), program)]
         if compare(case, answer, release(version), program, run).differences
-    ]  # fmt: skip
+    ]
     assert found
 
 

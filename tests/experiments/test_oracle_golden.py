@@ -8,17 +8,14 @@ import numpy as np
 import pytest
 
 from tightfit.experiments.oracle.commands import Case
-from tightfit.experiments.oracle.compare import judge
+from tightfit.experiments.oracle.compare import judge, simulate
 from tightfit.experiments.oracle.golden import read_golden
 from tightfit.experiments.oracle.run import Answer
 from tightfit.experiments.oracle.scenarios import scenarios
 from tightfit.experiments.oracle.translate import translate
 from tightfit.experiments.oracle.wheels import RELEASES
-from tightfit.policies.native import replay_native
-from tightfit.sim.packing import pack
 from tightfit.sim.reference import replay_reference
 from tightfit.sim.release import release
-from tightfit.sim.run import Run
 from tightfit.traces.event import Action
 from tightfit.traces.units import MiB
 
@@ -53,14 +50,19 @@ def test_the_simulator_answers_as_the_real_allocator_did(version: str) -> None:
 def test_so_does_the_reference(version: str) -> None:
     rules = release(version)
     for case, answer in golden(version).values():
-        program = translate(case, answer, rules).program
-        conditions = case.settings(rules), rules, case.device
-        options = {"stop_at_oom": False, "recorded_driver": case.scattered}
-        reference = replay_reference(program, *conditions, **options)
-        kernel: Run = replay_native(
-            pack(program), *conditions, **options, track=True, events=True, layout=True
+        translated = translate(case, answer, rules)
+        first, *later = case.conditions(rules)
+        reference = replay_reference(
+            translated.program,
+            first.settings,
+            rules,
+            first.device,
+            limit_fraction=first.limit_fraction,
+            later=later,
+            stop_at_oom=False,
+            recorded_driver=case.scattered,
         )
-        assert differences(kernel, reference) == []
+        assert differences(simulate(case, rules, translated), reference) == []
 
 
 def test_the_files_hold_the_scenarios_as_they_are_written_now() -> None:

@@ -168,6 +168,8 @@ EXPORT void standin_configure(size_t total, size_t other, size_t granularity) {
   w.granularity = granularity;
 }
 
+EXPORT void standin_others(size_t bytes) { world().device[0].other = bytes; }
+
 EXPORT void standin_scatter() { world().addresses->scatter(); }
 
 EXPORT void standin_manual(int on) { world().manual = on; }

@@ -7,6 +7,8 @@
 extern "C" {
 // Device 0: its memory, what others took of it, and the driver's granularity, in bytes.
 void standin_configure(size_t total, size_t other, size_t granularity);
+// What others hold of device 0 from now on, in bytes.
+void standin_others(size_t bytes);
 // Let addresses of new memory follow no order.
 void standin_scatter();
 // 1: work completes when told, 0: at once.

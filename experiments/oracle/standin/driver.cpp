@@ -5,6 +5,7 @@
 // both formats. Every case runs in a process of its own, forked before the allocator exists, so
 // that settings, limits and counters begin anew and a crash of one case is an answer like others.
 // Address randomisation is switched off: in captures the allocator orders blocks by host address.
+#include <c10/cuda/CUDAAllocatorConfig.h>
 #include <c10/cuda/CUDACachingAllocator.h>
 #include <c10/cuda/CUDAFunctions.h>
 #include <c10/cuda/CUDAStream.h>
@@ -50,7 +51,7 @@ struct Header {
 
 enum Code : uint8_t {
   kMalloc, kFree, kRecord, kFinish, kEmpty, kScopeBegin, kScopeEnd, kRelease, kCaptureBegin,
-  kCaptureEnd, kFraction
+  kCaptureEnd, kFraction, kSettings, kOthers
 };
 
 struct Command {
@@ -214,6 +215,8 @@ void make_current(uint16_t stream) {
 
 class Player {
  public:
+  explicit Player(std::vector<std::string> lines) : lines_(std::move(lines)) {}
+
   void play(const Command& c) {
     auto* a = allocator::get();
     PoolId pool{0, c.id};
@@ -241,6 +244,8 @@ class Player {
         memcpy(&fraction, &c.size, sizeof fraction);
         return a->setMemoryFraction(fraction, 0);
       }
+      case kSettings: return allocator::setAllocatorSettings(lines_.at(c.id));
+      case kOthers: return standin_others(size_t(c.size));
     }
   }
 
@@ -286,15 +291,23 @@ class Player {
     if (!known_.insert(pool.second).second) allocator::get()->releasePool(0, pool);
   }
 
+  std::vector<std::string> lines_;  // that kSettings names
   std::unordered_map<uint32_t, void*> live_;
   std::set<unsigned long long> known_;
 };
 
 // The child: one case from the first call to the last.
-[[noreturn]] void play(const Header& header, const std::string& conf,
+[[noreturn]] void play(const Header& header, const std::string& confs,
                        const std::vector<Command>& commands) {
   alarm(kSeconds);  // a case that hangs is an answer too
-  if (header.n_conf) setenv("PYTORCH_CUDA_ALLOC_CONF", conf.c_str(), 1);
+  // The first line is the environment's, those behind it are set at run time.
+  std::vector<std::string> lines;
+  for (size_t at = 0, end; at <= confs.size(); at = end + 1) {
+    end = std::min(confs.find('\0', at), confs.size());
+    lines.push_back(confs.substr(at, end - at));
+  }
+  if (!lines[0].empty()) setenv("PYTORCH_CUDA_ALLOC_CONF", lines[0].c_str(), 1);
+  lines.erase(lines.begin());
   standin_configure(header.total, header.other, header.granularity);
   if (header.scattered) standin_scatter();
   standin_manual(1);
@@ -306,7 +319,7 @@ class Player {
     c10::cuda::_internal::setHasPrimaryContext([](c10::DeviceIndex) { return true; });
     uint64_t waits = 0;
     allocator::attachAllocatorTraceTracker([&waits](const auto& entry) { on_trace(entry, waits); });
-    Player player;
+    Player player(std::move(lines));
     for (now = 0; now < commands.size(); now++) {
       waits = standin_waits();
       try {
