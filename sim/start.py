@@ -95,7 +95,8 @@ def new_state(policy: Policy, plan: Plan, packed: Packed, blocks: int, log_rows:
     words2 = (words1 >> 6) + 66
     buffer = STATE.new(
         blocks=blocks,
-        slots=packed.n_slots,
+        # The loop looks ahead at an op's slot before it knows that RELEASE_POOL names a pool there.
+        slots=max(packed.n_slots, len(packed.program.pools)),
         bins=plan.n_bins + 1,
         words0=words0,
         words1=words1,

@@ -47,8 +47,24 @@ def prove(
         ),
     ] = None,
     seed: Annotated[
-        int, typer.Option("--seed", metavar="K", min=0, help="Number of the first program.")
-    ] = 0,
+        int | None,
+        typer.Option(
+            "--seed",
+            metavar="K",
+            min=0,
+            help="Number of the first program (default: 0, or the first that the log lacks).",
+            show_default=False,
+        ),
+    ] = None,
+    log: Annotated[
+        Path | None,
+        typer.Option(
+            "--log",
+            metavar="FILE.jsonl",
+            help="Append what was compared to this file, and go on where it ends.",
+            show_default=False,
+        ),
+    ] = None,
     wheels: Annotated[
         Path | None,
         typer.Option(
@@ -68,6 +84,7 @@ def prove(
     fetches a wheel of half a gigabyte per release, of which it keeps five megabytes.
     """
     from ..screen import announce_compiling, emit_json, progress, warn
+    from . import ledger
     from .fuzz import Proof, fuzz
     from .wheels import RELEASES
 
@@ -77,8 +94,9 @@ def prove(
     versions = list(RELEASES) if torch == "all" else [v.strip() for v in torch.split(",")]
     proofs: list[Proof] = []
     interrupted = False
+    known = ledger.read(log) if log is not None else []
     for version in versions:
-        proof = Proof(version, seed)
+        proof = Proof(version, ledger.next_seed(known, version) if seed is None else seed)
         proofs.append(proof)
         try:
             if events is not None:
@@ -95,6 +113,9 @@ def prove(
                 raise
             proof.failure = str(error)
             warn(f"tightfit: {error}")
+        finally:
+            if log is not None:
+                ledger.append(log, proof)
     if as_json:
         emit_json({"verdict": _verdict(proofs), "interrupted": interrupted, "releases": proofs})
     else:

@@ -64,6 +64,16 @@ def test_agrees_with_the_reference_when_conditions_change(data: st.DataObject) -
     assert differences(kernel, reference) == []
 
 
+@pytest.mark.interpreted
+def test_more_pools_than_allocations_are_no_trouble() -> None:
+    script = make.Script(pools=12)
+    script.free(script.malloc(512))
+    for pool in range(1, 13):
+        script.release_pool(pool)
+    kernel, reference = both(script.program(), Settings(), release("2.15"), Device())
+    assert differences(kernel, reference) == []
+
+
 def test_every_change_needs_its_conditions() -> None:
     packed = pack(make.changed(make.random_program(1, 50), [7, 20]))
     with pytest.raises(ValueError, match="2 changes, but 0 later conditions"):

@@ -1,0 +1,192 @@
+"""docs/exactness.md and the README's line about it, written from what was proven.
+
+    python -m tightfit.experiments.oracle.page docs README.md            writes both anew
+    python -m tightfit.experiments.oracle.page docs README.md --check    exit code 1 if they differ
+
+`docs/exactness/` holds the records: fuzz.jsonl (`tightfit prove --log`), faults.json (the module
+`mutants`).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from . import ledger
+from .defects import OVERSIZE_RELEASE, PART_RELEASE, POOL_COUNT, REUSE_ASSERTION
+from .ledger import Entry
+
+README_LINE = re.compile(r"(<!-- exactness -->\n).*?(<!-- /exactness -->)", re.DOTALL)
+
+WHY = {
+    POOL_COUNT: "PyTorch counts a private pool's segments: one more per request that mapped "
+    "memory, one less per unmapped range. Pieces mapped together and unmapped apart bring the "
+    "count to zero too early: the pool is deleted while blocks of it are in use, or an assertion "
+    "fails. Compared up to the call that does it.",
+    OVERSIZE_RELEASE: "With max_split_size_mb and expandable segments the oversize release fails "
+    "an assertion when it meets an expandable block. Compared up to the call.",
+    PART_RELEASE: "A block of max_split_size or more that has neighbours (memory of a private "
+    "pool until 2.4; after the size was changed at run time in every release) is handed to "
+    "cudaFree although it is part of a segment. Compared up to the call.",
+    REUSE_ASSERTION: "graph_capture_record_stream_reuse asks a stream that is not capturing for "
+    "its capture, and a free raises. Compared up to the call.",
+}
+
+_HEAD = """# Exactness
+
+Written by `python -m tightfit.experiments.oracle.page docs README.md` from the records in
+`docs/exactness`; no number here was typed.
+
+PyTorch's allocator is compiled code in two small libraries of its CUDA wheels. `tightfit prove`
+runs them without a GPU, on a stand-in for the CUDA runtime that only keeps account of memory, and
+holds the simulator against them. {total}
+"""
+
+_FUZZ = """## Random programs
+
+Each program is run by the release's own allocator and by the simulator. Compared are every
+returned address, every entry of the history in order, every counter of `memory_stats` and the
+final snapshot, block by block. Programs allocate and free on several streams, let other streams
+use blocks with work that completes later, empty caches, capture graphs, use and delete private
+pools, run out of memory and go on; settings lines are random over all keys the release knows; in
+a fifth of the programs lines are set at run time, limits are set by calls, and others take or
+give back memory.
+"""
+
+_OPEN = """\
+Not compared, because the allocator itself leaves it open (it follows the slots of hash tables):
+the order in which memory of several private pools comes back within one call, and, where several
+other streams used blocks, the order in which their frees complete while the allocator waits for
+everything, with the accumulators of `inactive_split` that depend on it. Not generated: pages of
+expandable memory that change their size at run time (`large_segment_size_mb` set while segments
+expand).
+"""
+
+_FAULTS = """## Planted faults
+
+The comparison is worth what it would notice. Each of these faults was put into a copy of the
+simulator, which was then run until it differed from the real allocator (interpreted code, 2.15.0
+and 2.9.1 in turn; a copy without a fault showed no difference).
+"""
+
+
+def total_line(entries: Sequence[Entry]) -> str:
+    """Return everything that was compared, in one sentence."""
+    differences = sum(e.differences for e in entries)
+    events = sum(e.events for e in entries)
+    programs = sum(e.programs for e in entries)
+    releases = len({e.torch for e in entries})
+    found = f"{differences:,} differences" if differences else "no difference"
+    return (
+        f"So far: **{found} in {events:,} events** of {programs:,} random programs on "
+        f"{releases} releases, {entries[0].torch} to {entries[-1].torch}."
+        if entries
+        else "So far: nothing was compared."
+    )
+
+
+def page(folder: Path) -> str:
+    """Return the page for the records in a folder.
+
+    Args:
+        folder: where fuzz.jsonl and faults.json are.
+    """
+    entries = sorted(ledger.totals(ledger.read(folder / "fuzz.jsonl")).values(), key=_age)
+    parts = [_HEAD.format(total=total_line(entries)), _FUZZ, _releases(entries), _repeat(entries)]
+    parts += [_exclusions(entries), _OPEN]
+    faults = folder / "faults.json"
+    if faults.exists():
+        parts += [_FAULTS, _faults(json.loads(faults.read_text(encoding="utf-8")))]
+    return "\n".join(parts)
+
+
+def _age(entry: Entry) -> list[int]:
+    return [int(part) for part in entry.torch.split(".")]
+
+
+def _releases(entries: Sequence[Entry]) -> str:
+    head = ["torch", "programs", "events", "requests", "out of memory", "differences", "hours",
+            "last run"]  # fmt: skip
+    rows = [
+        [e.torch, f"{e.programs:,}", f"{e.events:,}", f"{e.mallocs:,}", f"{e.ooms:,}",
+         f"{e.differences:,}", f"{e.seconds / 3600:.2f}", e.date]
+        for e in entries
+    ]  # fmt: skip
+    sums = [sum(getattr(e, name) for e in entries) for name in ("programs", "events", "mallocs",
+            "ooms", "differences")]  # fmt: skip
+    hours = sum(e.seconds for e in entries) / 3600
+    rows.append(["**all**", *(f"**{n:,}**" for n in sums), f"**{hours:.2f}**", ""])
+    return table(head, rows)
+
+
+def _repeat(entries: Sequence[Entry]) -> str:
+    newest = entries[-1].torch if entries else "2.15.0"
+    return (
+        "The records name the first and the last program of every run. To repeat some, or to add "
+        "more:\n\n```sh\n"
+        f"tightfit prove --torch {newest} --seed 0 --events 1000000\n"
+        "tightfit prove --torch all --events 10000000 --log docs/exactness/fuzz.jsonl\n```\n"
+    )
+
+
+def _exclusions(entries: Sequence[Entry]) -> str:
+    rows = []
+    for name in sorted({name for e in entries for name in e.excluded}):
+        where = ", ".join(
+            f"{e.torch} ({e.excluded[name]:,})" for e in entries if name in e.excluded
+        )
+        rows.append([name, where, WHY[name]])
+    return (
+        "### Known defects of PyTorch\n\nA program that reaches one is compared up to there and "
+        "no further; everything else is compared to the end.\n\n"
+        + table(["defect", "releases (programs)", "what happens"], rows)
+    )
+
+
+def _faults(found: list[dict[str, Any]]) -> str:
+    rows = [
+        [f["name"], "yes" if f["caught"] else "**no**", f"{f['seconds']:.1f}", f"{f['events']:,}",
+         f["torch"] or "–"]
+        for f in found
+    ]  # fmt: skip
+    return table(["fault", "caught", "seconds", "events until then", "by torch"], rows)
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table: the first column to the left, figures to the right."""
+    is_figure = [
+        all(re.fullmatch(r"[*\d,.–:-]*", row[k]) is not None for row in rows)
+        for k in range(len(head))
+    ]
+    lines = ["| " + " | ".join(head) + " |"]
+    lines.append("|" + "|".join("---:" if right else "---" for right in is_figure) + "|")
+    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def readme(text: str, folder: Path) -> str:
+    """Return the README's text with the line about exactness written anew."""
+    entries = sorted(ledger.totals(ledger.read(folder / "fuzz.jsonl")).values(), key=_age)
+    line = total_line(entries) + " [How, and what was left out](docs/exactness.md)."
+    return README_LINE.sub(lambda m: f"{m[1]}{line}\n{m[2]}", text)
+
+
+def main() -> int:
+    docs, front = Path(sys.argv[1]), Path(sys.argv[2])
+    made = {
+        docs / "exactness.md": page(docs / "exactness"),
+        front: readme(front.read_text(encoding="utf-8"), docs / "exactness"),
+    }
+    if "--check" in sys.argv:
+        return int(any(path.read_text(encoding="utf-8") != text for path, text in made.items()))
+    for path, text in made.items():
+        path.write_text(text, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
