@@ -16,9 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import ledger
 from .defects import OVERSIZE_RELEASE, PART_RELEASE, POOL_COUNT, REUSE_ASSERTION
-from .ledger import Entry
+from .ledger import Entry, read, totals
 
 README_LINE = re.compile(r"(<!-- exactness -->\n).*?(<!-- /exactness -->)", re.DOTALL)
 
@@ -95,7 +94,7 @@ def page(folder: Path) -> str:
     Args:
         folder: where fuzz.jsonl and faults.json are.
     """
-    entries = sorted(ledger.totals(ledger.read(folder / "fuzz.jsonl")).values(), key=_age)
+    entries = sorted(totals(read(folder / "fuzz.jsonl")).values(), key=_age)
     parts = [_HEAD.format(total=total_line(entries)), _FUZZ, _releases(entries), _repeat(entries)]
     parts += [_exclusions(entries), _OPEN]
     faults = folder / "faults.json"
@@ -170,7 +169,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def readme(text: str, folder: Path) -> str:
     """Return the README's text with the line about exactness written anew."""
-    entries = sorted(ledger.totals(ledger.read(folder / "fuzz.jsonl")).values(), key=_age)
+    entries = sorted(totals(read(folder / "fuzz.jsonl")).values(), key=_age)
     line = total_line(entries) + " [How, and what was left out](docs/exactness.md)."
     return README_LINE.sub(lambda m: f"{m[1]}{line}\n{m[2]}", text)
 

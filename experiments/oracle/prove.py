@@ -84,8 +84,8 @@ def prove(
     fetches a wheel of half a gigabyte per release, of which it keeps five megabytes.
     """
     from ..screen import announce_compiling, emit_json, progress, warn
-    from . import ledger
     from .fuzz import Proof, fuzz
+    from .ledger import append, next_seed, read
     from .wheels import RELEASES
 
     announce_compiling(MAIN_PATH_SECONDS)
@@ -94,9 +94,9 @@ def prove(
     versions = list(RELEASES) if torch == "all" else [v.strip() for v in torch.split(",")]
     proofs: list[Proof] = []
     interrupted = False
-    known = ledger.read(log) if log is not None else []
+    known = read(log) if log is not None else []
     for version in versions:
-        proof = Proof(version, ledger.next_seed(known, version) if seed is None else seed)
+        proof = Proof(version, next_seed(known, version) if seed is None else seed)
         proofs.append(proof)
         try:
             if events is not None:
@@ -115,7 +115,7 @@ def prove(
             warn(f"tightfit: {error}")
         finally:
             if log is not None:
-                ledger.append(log, proof)
+                append(log, proof)
     if as_json:
         emit_json({"verdict": _verdict(proofs), "interrupted": interrupted, "releases": proofs})
     else:
