@@ -133,6 +133,18 @@ FAULTS = (
         "    change(s, ALLOCATED_BYTES, lane, -s.size[b])\n    change(s, ACTIVE, lane, 0)\n"
         "    change(s, ACTIVE_BYTES, lane, -s.size[b])\n",
     ),
+    Fault(
+        "a free block's age counts from the start of the run",
+        "sim/index.py", "    if s.opt[AGES] != 0:\n", "    if s.opt[AGES] > 1:\n",
+    ),
+    Fault(
+        "a line set at run time switches off the flags it leaves out",
+        "sim/settings_parser.py", "else getattr(self.before, name)", "else False",
+    ),
+    Fault(
+        "what others hold does not count",
+        "sim/start.py", "device.capacity_bytes - device.other_bytes", "device.capacity_bytes",
+    ),
 )  # fmt: skip
 
 

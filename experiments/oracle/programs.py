@@ -39,7 +39,7 @@ def random_case(release_name: str, rules: Release, seed: int) -> Case:
     if rng.random() < 0.2:
         script.fraction(rng.choice(FRACTIONS))
     length = rng.choice((60, 300, 1500, 1500, 6000))
-    kind = rng.choices((_anything, _training, _serving, _graphs), (6, 2, 1, 1))[0]
+    kind = rng.choices((_anything, _training, _serving, _graphs, _buffers), (6, 2, 1, 1, 1))[0]
     capacity = rng.choice((64, 200, 400, 800, 1600, 4000, 16000)) * MiB
     if kind in (_training, _serving):
         capacity *= 4
@@ -219,6 +219,22 @@ def _serving(s: Script, rng: random.Random, rules: Release, length: int, expanda
         tokens += rng.choice((1, 16, 256))
         running.append((s.malloc(tokens * token), tokens))
         s.free(k, *scratch)
+
+
+def _buffers(s: Script, rng: random.Random, rules: Release, length: int, expandable: bool) -> None:
+    """Large buffers of few sizes: what is missing is often exactly what some cached ones have."""
+    unit = rng.choice((16, 22, 32, 64)) * MiB
+    streams = rng.choice((1, 1, 2))
+    order: list[int] = []
+    while len(s.rows) < length:
+        if rng.random() < 0.5 or not order:
+            size = unit * rng.choice((1, 1, 2, 2, 3, 4, 6, 8))
+            order.append(s.malloc(size, rng.randrange(streams)))
+        elif rng.random() < 0.1:
+            s.free(*order)
+            order = []
+        else:
+            s.free(order.pop(rng.randrange(len(order))))
 
 
 def _graphs(s: Script, rng: random.Random, rules: Release, length: int, expandable: bool) -> None:
