@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from ..traces.jit import kernel
 from ..traces.program import Op, Program
 from .engine import MALLOC_REVIVES, OP_BITS
+from .period import Period, find_period
 
 MALLOC, FREE, FREE_LATER, COMPLETE, TRY, RELEASE_POOL = (
     int(Op.MALLOC), int(Op.FREE), int(Op.FREE_LATER), int(Op.COMPLETE), int(Op.TRY),
@@ -42,6 +44,11 @@ class Packed:
     max_live: int
     changes: tuple[int, ...] = ()
     plans: dict[tuple[object, ...], Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @cached_property
+    def period(self) -> Period | None:
+        """Where the events repeat themselves, if they do."""
+        return find_period(self.events)
 
 
 @kernel

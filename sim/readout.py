@@ -36,8 +36,14 @@ def follow(heads, following, ids):
     return n
 
 
-def read_layout(buffer: np.ndarray, plan: Plan, packed: Packed, n_played: int) -> Layout:
-    """Return the segments and blocks a state holds after n_played events, in address order."""
+def chains(buffer: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Every block of a state, segment by segment.
+
+    Returns:
+        ids: shape (n,); segments and reservations in address order, the blocks of each (unmapped
+            ranges included) in address order too.
+        head: shape (n,) bool; the first block of each.
+    """
     f = STATE.views(buffer)
     top = int(f["g"][HIGHEST_ID]) + 1
     tag = f["tag"][1:top]
@@ -47,9 +53,15 @@ def read_layout(buffer: np.ndarray, plan: Plan, packed: Packed, n_played: int) -
     # the recorded device was smaller than assumed
     ids = np.zeros(top, np.int64)
     ids = ids[: follow(heads, f["next"], ids)]
+    return ids, f["prev"][ids] == 0
+
+
+def read_layout(buffer: np.ndarray, plan: Plan, packed: Packed, n_played: int) -> Layout:
+    """Return the segments and blocks a state holds after n_played events, in address order."""
+    f = STATE.views(buffer)
+    ids, head = chains(buffer)
     state = f["tag"][ids] & STATE_MASK
     expandable = (f["tag"][ids] & IS_EXPANDABLE) != 0
-    head = f["prev"][ids] == 0
     chain = np.cumsum(head) - 1
     base = f["addr"][ids][head][chain] if len(ids) else f["addr"][:0]
     mapped = state != UNMAPPED

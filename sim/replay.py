@@ -53,6 +53,7 @@ from .state import (
     SYNCS,
 )
 from .stats import flat_stats
+from .steady import skip_ahead
 
 _NOTHING = np.zeros(0, np.int64)
 _LEAN = {
@@ -84,6 +85,7 @@ def replay(
     track: bool = False,
     events: bool = False,
     layout: bool = False,
+    skip: bool = True,
 ) -> Run:
     """Replay a packed program through a policy.
 
@@ -99,6 +101,8 @@ def replay(
         track: keep the full statistics instead of the usual dozen.
         events: return every event in order.
         layout: return the final segments and blocks.
+        skip: do not play what provably repeats (see steady.py); the answer is the same. With
+            `events`, a recorded driver or changes everything is played.
 
     Returns:
         The run. Its `stats` hold the full set of keys only with `track`.
@@ -120,7 +124,7 @@ def replay(
     while True:
         state, out, n = _play(
             packed, policy, parts, plan, start is not None, stop_at_oom, recorded_driver, track,
-            events, log_rows,
+            events, log_rows, skip,
         )  # fmt: skip
         fields = STATE.views(state)
         rows = int(fields["g"][LOG_ROWS])
@@ -169,8 +173,9 @@ def _play(
     track: bool,
     keep_addresses: bool,
     log_rows: int,
+    skip: bool,
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """Run the kernel, growing the state whenever it runs out of block ids."""
+    """Run the kernel from change to change; the state, addresses and number of events played."""
     program = packed.program
     requests, device = parts[0]
     start_blocks = 0
@@ -186,14 +191,15 @@ def _play(
     STATE.views(state)["g"][SPARES_NEEDED] = spares_needed(blocks, expandable)
     n = len(packed.events)
     out = np.zeros(n, np.int64) if keep_addresses else _NOTHING
-    at = 0
+    player = _Player(packed, policy, plan, state, out)
     ends = [*packed.changes, n]
     ages = any(part.options.get(GC_BYTES, 0) for part, _ in parts)
     for (part, its_device), buffer, end in zip(
         parts, (plan.buffer, *plan.later), ends, strict=True
     ):
+        player.rows = buffer
         set_options(
-            state,
+            player.state,
             part,
             its_device,
             len(program.pools),
@@ -203,18 +209,46 @@ def _play(
             script_rows=len(program.driver_op) if recorded_driver else -1,
             ages=ages,
         )
-        if at == 0 and keeps_start:
-            load_start(state, packed, plan, requests, device)
+        if player.at == 0 and keeps_start:
+            load_start(player.state, packed, plan, requests, device)
+        if skip and not (keep_addresses or recorded_driver or packed.changes) and packed.period:
+            skipped = skip_ahead(packed.period, player.to, packed, plan)
+            player.at += skipped
+        if player.to(end) is None:
+            return player.state, out, player.at
+        player.at += 1  # the change itself
+    return player.state, out, n
+
+
+class _Player:
+    """A run in progress.
+
+    Attributes:
+        state: its state; a larger one takes its place whenever block ids run out.
+        rows: plan buffer of the conditions of now.
+        at: the next event.
+    """
+
+    def __init__(
+        self, packed: Packed, policy: Policy, plan: Plan, state: np.ndarray, out: np.ndarray
+    ) -> None:
+        self.packed, self.policy, self.plan, self.state, self.out = (
+            packed, policy, plan, state, out
+        )  # fmt: skip
+        self.rows = plan.buffer
+        self.at = 0
+
+    def to(self, end: int) -> np.ndarray | None:
+        """Play up to event `end`; returns the state, or None if the run ended before."""
+        events = self.packed.events[:end]
         while True:
-            at = int(play(policy, packed.events[:end], at, state, buffer, out))
-            f = STATE.views(state)
+            self.at = int(play(self.policy, events, self.at, self.state, self.rows, self.out))
+            f = STATE.views(self.state)
             if f["opt"][STOP_AT_OOM] and f["g"][FIRST_OOM]:
-                return state, out, at
-            if at == end:
-                break
-            state = grown(state, policy, plan, packed)
-        at += 1  # the change itself
-    return state, out, n
+                return None
+            if self.at == end:
+                return self.state
+            self.state = grown(self.state, self.policy, self.plan, self.packed)
 
 
 def _no_events() -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .command import TEXTS, cell, cells_of
+from .command import HEAD, TEXTS, cell, cells_of
 
 MiB = 1 << 20
 
@@ -24,13 +24,12 @@ def page_of(report: dict[str, Any]) -> str:
     texts = " ".join(f"*{name}*: {text}." for name, text in TEXTS.items())
     machine = report["machine"]
     parts = [_HEAD.format(**machine, events=report["events"], runs=report["runs"], texts=texts)]
-    head = ["trace", "tightfit", "std::set", "ratio", "PyTorch", "plain Python", "memory MiB"]
     for title, kind in (("Synthetic patterns", "patterns"), ("Recordings, tiled", "recorded")):
         rows = [
             [name, *(cell(x, 0, d) for x, d in cells_of(speed))]
             for name, speed in report[kind].items()
         ]
-        parts.append(_table(f"{title}: nanoseconds per event", head, rows))
+        parts.append(_table(f"{title}: nanoseconds per event", HEAD, rows))
     for reason in (report["pytorch_reason"], report["cpp_set_reason"]):
         if reason:
             parts.append(reason + "\n")

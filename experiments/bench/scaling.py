@@ -56,7 +56,10 @@ def by_cores(n_ops: int, runs: int) -> list[dict[str, Any]]:
 def _seconds(case: Case, threads: int) -> float:
     with ThreadPoolExecutor(threads) as pool:
         start = time.perf_counter()
-        jobs = [pool.submit(replay, case.packed, PYTORCH, case.requests) for _ in range(threads)]
+        jobs = [
+            pool.submit(replay, case.packed, PYTORCH, case.requests, skip=False)
+            for _ in range(threads)
+        ]
         for job in jobs:
             job.result()
         return time.perf_counter() - start

@@ -55,7 +55,9 @@ class Speed:
 
     Attributes:
         events: mallocs and frees.
-        tightfit_ns: a whole replay() of the packed program: plan and state included.
+        tightfit_ns: a whole replay() of the packed program, every event played: plan and state
+            included.
+        skipping_ns: the same with repetitions skipped, the search for them not included.
         cpp_set_ns: the events alone; None = no C++ compiler.
         pytorch_ns: PyTorch's compiled allocator; None = not measured.
         reference_ns: the plain-Python referee on the program's beginning; None = not run.
@@ -64,6 +66,7 @@ class Speed:
 
     events: int
     tightfit_ns: float
+    skipping_ns: float
     cpp_set_ns: float | None
     pytorch_ns: float | None
     reference_ns: float | None
@@ -93,21 +96,27 @@ def measure(case: Case, rules: Release, runs: int, reference: bool = True) -> Sp
     Raises:
         VerificationError: two simulators disagree.
     """
-    ours, theirs = [], []
+    ours, skipping, theirs = [], [], []
     for k in range(runs + 1):
         start = time.thread_time_ns()
-        run = replay(case.packed, PYTORCH, case.requests)
-        spent = time.thread_time_ns() - start
+        run = replay(case.packed, PYTORCH, case.requests, skip=False)
+        middle = time.thread_time_ns()
+        short = replay(case.packed, PYTORCH, case.requests)
+        end = time.thread_time_ns()
+        if short.stats != run.stats:
+            raise VerificationError(f"bench {case.name}: skipping changes the answer")
         other = _set_run(case)
         if other is not None:
             _agree(case, run, other)
         if k:
-            ours.append(spent)
+            ours.append(middle - start)
+            skipping.append(end - middle)
             theirs.append(other.nanoseconds if other else 0)
     n = max(1, case.events)
     return Speed(
         events=case.events,
         tightfit_ns=statistics.median(ours) / n,
+        skipping_ns=statistics.median(skipping) / n,
         cpp_set_ns=statistics.median(theirs) / n if any(theirs) else None,
         pytorch_ns=None,
         reference_ns=_reference_ns(case, rules) if reference else None,
@@ -154,7 +163,7 @@ def _reference_ns(case: Case, rules: Release) -> float:
 def _memory_bytes(case: Case) -> int:
     tracemalloc.start()
     try:
-        replay(case.packed, PYTORCH, case.requests)
+        replay(case.packed, PYTORCH, case.requests, skip=False)
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

@@ -1,0 +1,202 @@
+"""Steady state: what repeats for ever is played once.
+
+A program that repeats itself meets an allocator that may repeat itself too. When the state at two
+ends of a period is the same up to names (ids of blocks, and addresses of segments as long as their
+order is the same), everything between them happens again in every further cycle, and those cycles
+are skipped: counters grow by what a cycle adds, segments that every cycle obtains anew move on by
+the addresses a cycle uses. States are compared whole; no hash decides.
+
+Which cycle recurs is found with marks at doubling distances (Brent, An improved Monte Carlo
+factorization algorithm, 1980, section 2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from .packing import Packed
+from .period import Period
+from .plan import Plan
+from .readout import chains
+from .state import (
+    AGES,
+    ALLOC_RETRIES,
+    ALLOCATED,
+    CLOCK,
+    DEVICE_ALLOCS,
+    DEVICE_FREES,
+    DRIVER_USED,
+    FIRST_PENDING,
+    FREE,
+    FREEABLE,
+    HELD,
+    HIGHEST_ID,
+    IN_CAPTURE,
+    IS_EXPANDABLE,
+    KIND_MASK,
+    NEXT_ADDRESS,
+    NEXT_ORDER,
+    OLD_PAGE,
+    OOM_REJECTIONS,
+    OOMS,
+    PAGE,
+    PENDING,
+    POOL,
+    POOL_WORDS,
+    REQUESTED,
+    RESERVED,
+    START_PAGE,
+    STATE,
+    STATE_MASK,
+    SYNCS,
+    USED,
+)
+from .stats import VALUES
+
+# How often states are compared: a look costs about as much as this many events, so that looking in
+# vain costs a tenth at most.
+LEAST_EVENTS, EVENTS_PER_BLOCK = 16384, 8
+MOST_LOOKS = 32  # a state that has not recurred by then is not expected to
+# Counters that a cycle adds to. What is not named here is the same again, or a peak.
+ADDED = [
+    DEVICE_ALLOCS, DEVICE_FREES, ALLOC_RETRIES, OOMS, SYNCS, OOM_REJECTIONS, NEXT_ADDRESS,
+    NEXT_ORDER,
+]  # fmt: skip
+SAME = [ALLOCATED, PENDING, REQUESTED, RESERVED, DRIVER_USED, IN_CAPTURE]
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A state at the end of a period.
+
+    Attributes:
+        form: what decides about the future, names left out.
+        base: shape (chains,) lowest address of each segment or reservation, ascending.
+        g, stat, clock: counters to take differences of.
+    """
+
+    form: list[np.ndarray]
+    base: np.ndarray
+    g: np.ndarray
+    stat: np.ndarray
+    clock: np.ndarray
+
+
+def take_mark(buffer: np.ndarray, packed: Packed, plan: Plan) -> Mark:
+    """Look at a state; two with equal forms have the same future up to names."""
+    f = STATE.views(buffer)
+    ids, head = chains(buffer)
+    tag = f["tag"][ids]
+    is_used = tag & STATE_MASK == USED
+    slots = f["slot"][: packed.n_slots]
+    owner = np.zeros(len(f["tag"]), np.int64)
+    owner[slots] = np.arange(len(slots))
+    pending = []
+    b = int(f["g"][FIRST_PENDING])
+    while b:
+        pending.append(int(f["child"][b]))
+        b = int(f["sibling"][b])
+    pools = f["pool"][: plan.pools.size].reshape(-1, POOL_WORDS)
+    form = [
+        np.flatnonzero(head),
+        f["size"][ids],
+        tag & (STATE_MASK | KIND_MASK),
+        f["lane"][ids],
+        np.where(is_used, owner[ids], 0),
+        np.where(is_used, f["asked"][ids], 0),
+        np.unique(f["order"][ids], return_inverse=True)[1],
+        np.array(pending, np.int64),
+        pools[:, [FREEABLE, HELD]],
+        f["g"][SAME],
+        f["extra"].copy(),
+    ]
+    if f["opt"][AGES]:
+        clock = pools[plan.lanes[f["lane"][ids], POOL], CLOCK]
+        form.append(np.where(tag & STATE_MASK == FREE, clock - f["born"][ids], 0))
+    return Mark(form, f["addr"][ids][head], f["g"].copy(), f["stat"].copy(), pools[:, CLOCK].copy())
+
+
+def skip_ahead(
+    period: Period,
+    play_to: Callable[[int], np.ndarray | None],
+    packed: Packed,
+    plan: Plan,
+) -> int:
+    """Play into a periodic stretch until the state recurs, and skip whole cycles from there.
+
+    Args:
+        period: the stretch.
+        play_to: plays up to an event and returns the state's buffer; None if the run ended before.
+        packed, plan: of the run.
+
+    Returns:
+        How many events were skipped; the run goes on that much later than where it was played to.
+    """
+    buffer = play_to(period.start)
+    if buffer is None:
+        return 0
+    at_once = max(LEAST_EVENTS, EVENTS_PER_BLOCK * int(STATE.views(buffer)["g"][HIGHEST_ID]))
+    unit = -(-at_once // period.length) * period.length
+    n_units = period.length * period.count // unit
+    if n_units < 4:
+        return 0
+    mark, marked, power = take_mark(buffer, packed, plan), 0, 1
+    for i in range(1, min(n_units, MOST_LOOKS)):
+        buffer = play_to(period.start + i * unit)
+        if buffer is None:
+            return 0
+        if np.array_equal(STATE.views(buffer)["g"][SAME], mark.g[SAME]):
+            now = take_mark(buffer, packed, plan)
+            if all(map(np.array_equal, mark.form, now.form)):
+                cycles = (n_units - i) // (i - marked)
+                _advance(buffer, plan, mark, now, cycles)
+                return cycles * (i - marked) * unit
+        if i - marked == power:
+            power *= 2
+            mark, marked = take_mark(buffer, packed, plan), i
+    return 0
+
+
+def _advance(buffer: np.ndarray, plan: Plan, mark: Mark, now: Mark, cycles: int) -> None:
+    """Let a state that has just come round a cycle come round some more."""
+    f = STATE.views(buffer)
+    f["g"][ADDED] += cycles * (now.g[ADDED] - mark.g[ADDED])
+    added = cycles * (now.stat - mark.stat)
+    for part in (VALUES.index("allocated"), VALUES.index("freed")):
+        f["stat"][part :: len(VALUES)] += added[part :: len(VALUES)]
+    pools = f["pool"][: plan.pools.size].reshape(-1, POOL_WORDS)
+    ticks = cycles * (now.clock - mark.clock)
+    pools[:, CLOCK] += ticks
+    ids, head = chains(buffer)
+    lane = f["lane"][ids].astype(np.int64)
+    f["born"][ids] += ticks[plan.lanes[lane, POOL]].astype(np.int32)
+    moved = (_addresses(mark, now, cycles) - now.base)[np.cumsum(head) - 1]
+    if moved.any():
+        f["addr"][ids] += moved
+        tag = f["tag"][ids]
+        page = np.where(tag & OLD_PAGE, plan.lanes[lane, START_PAGE], plan.lanes[lane, PAGE])
+        phase = (f["phase"][ids] + moved) % page
+        f["phase"][ids] = np.where(tag & IS_EXPANDABLE, phase, f["phase"][ids])
+
+
+def _addresses(mark: Mark, now: Mark, cycles: int) -> np.ndarray:
+    """Where each segment lies after some further cycles; shape (chains,).
+
+    Addresses are never used twice: a segment was either there at the mark, or the cycle obtained
+    it, at a distance from the first new address that is the same in every cycle.
+    """
+    first = int(mark.g[NEXT_ADDRESS])
+    step = int(now.g[NEXT_ADDRESS]) - first
+    was = np.searchsorted(mark.base, now.base)
+    was[now.base >= first] = -1
+    out = np.empty(len(now.base), np.int64)
+    for k in range(len(out)):
+        j, left = k, cycles
+        while left and was[j] >= 0 and was[j] != j:
+            j = int(was[j])
+            left -= 1
+        out[k] = now.base[j] if was[j] >= 0 else now.base[j] + left * step
+    return out
