@@ -71,7 +71,12 @@ def round_sizes(sizes: np.ndarray, divisions: tuple[int, ...]) -> np.ndarray:
 
 
 def requests_of(
-    program: Program, settings: Settings, rules: Release, device: Device, keep_start: bool = True
+    program: Program,
+    settings: Settings,
+    rules: Release,
+    device: Device,
+    keep_start: bool = True,
+    need: np.ndarray | None = None,
 ) -> Requests:
     """Work out everything a settings line decides about a program's requests.
 
@@ -81,8 +86,10 @@ def requests_of(
         rules: the release.
         device: its total memory sizes reservations and limits.
         keep_start: whether the replay keeps the recorded start layout.
+        need: bytes a block must have for each request; None = as PyTorch rounds.
     """
-    need = round_sizes(program.req_size, settings.roundup_divisions)
+    if need is None:
+        need = round_sizes(program.req_size, settings.roundup_divisions)
     is_small = need <= SMALL_LIMIT
     segment = np.where(
         is_small,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 
 from ..traces.event import Action
 from ..traces.program import Op, Program
+from .costs import work_of
 from .device import Device
 from .engine import play
 from .packing import Packed
@@ -80,6 +83,7 @@ def replay(
     track: bool = False,
     events: bool = False,
     layout: bool = False,
+    values: Mapping[str, int] | None = None,
 ) -> Run:
     """Replay a packed program through a policy.
 
@@ -94,6 +98,7 @@ def replay(
         track: keep the full statistics instead of the usual dozen.
         events: return every event in order.
         layout: return the final segments and blocks.
+        values: the policy's parameters by name; missing ones have their defaults.
 
     Returns:
         The run. Its `stats` hold the full set of keys only with `track`.
@@ -106,11 +111,12 @@ def replay(
         bool(requests.expands[program.req_pool > 0].any()) if len(requests.expands) else False,
     )
     plan = plan_of(packed, requests, start, expands)
+    params = policy.checked(values)
     log_rows = 4 * len(program.driver_op) + 4096 if events else 0
     while True:
         state, out, n = _play(
             packed, policy, requests, plan, device, start is not None, stop_at_oom,
-            recorded_driver, track, events, log_rows,
+            recorded_driver, track, events, log_rows, params,
         )  # fmt: skip
         fields = STATE.views(state)
         rows = int(fields["g"][LOG_ROWS])
@@ -145,6 +151,7 @@ def replay(
         addr=addr,
         events=_events(packed, plan, fields["log"], rows, out, n) if events else _no_events(),
         layout=read_layout(state, plan, packed, n) if layout else None,
+        work=work_of(g),
     )
 
 
@@ -160,6 +167,7 @@ def _play(
     track: bool,
     keep_addresses: bool,
     log_rows: int,
+    params: Sequence[int],
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """Run the kernel, growing the state whenever it runs out of block ids."""
     program = packed.program
@@ -174,6 +182,7 @@ def _play(
         blocks *= 2
     state = new_state(policy, plan, packed, blocks, log_rows)
     STATE.views(state)["g"][SPARES_NEEDED] = spares_needed(blocks, expandable)
+    STATE.views(state)["param"][: len(params)] = params
     set_options(
         state,
         requests,
