@@ -13,10 +13,14 @@ from .next_fit import NEXT_FIT
 from .one_region import ONE_REGION
 from .size_classes import SIZE_CLASSES
 from .tlsf import TLSF
+from .variant import Variant
 from .worst_fit import WORST_FIT
 
 # Settings lines of the native allocator that have a name of their own.
 NATIVE = {"pytorch": "", "expandable": "expandable_segments:True"}
+
+# A policy with parameters that deserve a name of their own: policy, parameters.
+PRESETS: dict[str, tuple[str, str]] = {}
 
 MECHANISMS: dict[str, Mechanism] = {
     m.name: m
@@ -34,3 +38,8 @@ MECHANISMS: dict[str, Mechanism] = {
         ONE_REGION,
     )
 }
+
+# Those that change PyTorch's decisions.
+VARIANTS: dict[str, Variant] = {}
+
+POLICIES: dict[str, Mechanism | Variant] = {**MECHANISMS, **VARIANTS}
