@@ -7,10 +7,12 @@ from .arena import ARENA
 from .best_fit import BEST_FIT
 from .bfc import BFC
 from .buddy import BUDDY
+from .cuda_malloc_async import CUDA_MALLOC_ASYNC
 from .cupy_pool import CUPY_POOL
 from .first_fit import FIRST_FIT
 from .next_fit import NEXT_FIT
 from .one_region import ONE_REGION
+from .rounding import ROUNDING
 from .size_classes import SIZE_CLASSES
 from .tlsf import TLSF
 from .variant import Variant
@@ -20,7 +22,10 @@ from .worst_fit import WORST_FIT
 NATIVE = {"pytorch": "", "expandable": "expandable_segments:True"}
 
 # A policy with parameters that deserve a name of their own: policy, parameters.
-PRESETS: dict[str, tuple[str, str]] = {}
+PRESETS: dict[str, tuple[str, str]] = {
+    f"{name}_segmented": (name, "segment=20MiB")
+    for name in ("best_fit", "first_fit", "next_fit", "worst_fit")
+}
 
 MECHANISMS: dict[str, Mechanism] = {
     m.name: m
@@ -36,10 +41,11 @@ MECHANISMS: dict[str, Mechanism] = {
         CUPY_POOL,
         ARENA,
         ONE_REGION,
+        CUDA_MALLOC_ASYNC,
     )
 }
 
 # Those that change PyTorch's decisions.
-VARIANTS: dict[str, Variant] = {}
+VARIANTS: dict[str, Variant] = {v.name: v for v in (ROUNDING,)}
 
 POLICIES: dict[str, Mechanism | Variant] = {**MECHANISMS, **VARIANTS}

@@ -48,6 +48,7 @@ class Honours:
         shares: it takes a share of the device at the start, so it wants to know how large that is.
         knows: what it is told of the program before it runs, which no allocator is told; "" if
             nothing.
+        model: why it stands for something real without following it; "" for what follows a source.
     """
 
     streams: bool = False
@@ -55,6 +56,7 @@ class Honours:
     returns: bool = False
     shares: bool = False
     knows: str = ""
+    model: str = ""
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,8 @@ class Mechanism(Policy):
             out.append(f"{self.name} returns no memory: {n:,} calls of empty_cache do nothing")
         if self.honours.knows:
             out.append(f"{self.name} is no allocator that could run: it knows {self.honours.knows}")
+        if self.honours.model:
+            out.append(f"{self.name} is a model, not a claim: {self.honours.model}")
         if self.honours.shares and device.capacity_bytes is None:
             out.append(
                 f"{self.name} takes a share of the device at the start; without --capacity it "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from .arenas import Arena
 from .fits import BestFit, FirstFit, NextFit, Tlsf, WorstFit
 from .playing import Twin
-from .segments import Bfc, Buddy, CupyPool
+from .segments import Bfc, Buddy, CudaMallocAsync, CupyPool
 from .slabs import OneRegion, SizeClasses
 
 TWINS: dict[str, type[Twin]] = {
@@ -20,4 +20,5 @@ TWINS: dict[str, type[Twin]] = {
     "cupy_pool": CupyPool,
     "arena": Arena,
     "one_region": OneRegion,
+    "cuda_malloc_async": CudaMallocAsync,
 }
