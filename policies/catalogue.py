@@ -7,13 +7,17 @@ from .arena import ARENA
 from .best_fit import BEST_FIT
 from .bfc import BFC
 from .buddy import BUDDY
+from .clairvoyant import CLAIRVOYANT
 from .cuda_malloc_async import CUDA_MALLOC_ASYNC
 from .cupy_pool import CUPY_POOL
 from .first_fit import FIRST_FIT
+from .lifetime_classes import LIFETIME_CLASSES
 from .next_fit import NEXT_FIT
 from .one_region import ONE_REGION
+from .planned import PLANNED
 from .rounding import ROUNDING
 from .size_classes import SIZE_CLASSES
+from .stitching import STITCHING
 from .tlsf import TLSF
 from .variant import Variant
 from .worst_fit import WORST_FIT
@@ -41,6 +45,10 @@ MECHANISMS: dict[str, Mechanism] = {
         CUPY_POOL,
         ARENA,
         ONE_REGION,
+        STITCHING,
+        LIFETIME_CLASSES,
+        PLANNED,
+        CLAIRVOYANT,
         CUDA_MALLOC_ASYNC,
     )
 }

@@ -13,7 +13,7 @@ from tightfit.policies.variant import Variant
 from tightfit.sim.device import Device
 from tightfit.sim.ground import drop_block, new_block
 from tightfit.sim.ground_driver import driver_free, driver_malloc
-from tightfit.sim.mechanism import Honours, Mechanism
+from tightfit.sim.mechanism import Foresight, Honours, Mechanism
 from tightfit.sim.mechanism_replay import replay_mechanism
 from tightfit.sim.packing import pack
 from tightfit.traces.jit import inline
@@ -137,7 +137,10 @@ def test_agrees_with_its_twin_on_any_program(policy: Mechanism) -> None:
         run = replay_mechanism(
             pack(program), policy, values, device, stop_at_oom=stop, addresses=True
         )
-        want = play(program, TWINS[policy.name], values, device, stop)
+        told = policy.foresight(pack(program), values) if policy.foresight else Foresight()
+        want = play(
+            program, TWINS[policy.name], values, device, stop, told.hints.tolist(), told.words
+        )
         for name in ("n_ops", "first_oom_op", "first_oom_bytes"):
             assert getattr(run, name) == getattr(want, name), (seed, name)
         assert run.addr.tolist() == want.addr, seed
