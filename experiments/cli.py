@@ -22,6 +22,7 @@ from .compare import compare
 from .convert import convert, strip
 from .info import info
 from .oracle.prove import prove
+from .policy import policy
 from .replay import replay
 from .tune import tune
 from .workloads import workloads
@@ -45,6 +46,7 @@ app = typer.Typer(
 )
 for _command in COMMANDS:
     app.command()(_command)
+app.add_typer(policy, name="policy")
 
 
 @app.callback(invoke_without_command=True)

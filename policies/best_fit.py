@@ -1,34 +1,27 @@
 """Best fit: the smallest free block that holds the request; of equals the lowest.
 
-One region over the whole device, mapped page by page as it is needed.
+One region over the whole device, mapped page by page as it is needed; or segments.
 """
 
 from __future__ import annotations
 
 from ..sim.free_tree import first_from
 from ..sim.mechanism import Honours, Mechanism
-from ..sim.span import BY_SIZE, cut_in_region, grow, release_in_region, shrink_region, take
-from .whole_device import PAGE, REGION, REGION_PARAMS, region_own, rounded
+from ..sim.span import BY_SIZE
+from .whole_device import FIT_PARAMS, TREE, give_back, hand_out, region_own, rounded, take_back
 
 
 def allocate(m, size, lane):
     need = rounded(m, size)
-    b = first_from(m, lane, need, 0)
-    if b != 0:
-        take(m, b)
-    else:
-        b = grow(m, REGION, lane, need, m.param[PAGE])
-    if b != 0:
-        cut_in_region(m, REGION, b, need, BY_SIZE)
-    return b
+    return hand_out(m, first_from(m, TREE, need, 0), need, BY_SIZE)
 
 
 def free(m, b):
-    release_in_region(m, REGION, b, BY_SIZE)
+    take_back(m, b, BY_SIZE)
 
 
 def trim(m):
-    return shrink_region(m, REGION, 0, m.param[PAGE], BY_SIZE)
+    return give_back(m, BY_SIZE)
 
 
 BEST_FIT = Mechanism(
@@ -37,7 +30,7 @@ BEST_FIT = Mechanism(
     allocate,
     free,
     trim,
-    params=REGION_PARAMS,
+    params=FIT_PARAMS,
     honours=Honours(returns=True),
     own=region_own,
 )

@@ -80,6 +80,7 @@ def requests_of(
     keep_start: bool = True,
     limit_fraction: float | None = None,
     was_expandable: bool = False,
+    need: np.ndarray | None = None,
 ) -> Requests:
     """Work out everything a settings line decides about a program's requests.
 
@@ -91,8 +92,10 @@ def requests_of(
         keep_start: whether the replay keeps the recorded start layout.
         limit_fraction: share of the device set by a call; None = what the settings say.
         was_expandable: whether expandable_segments was on earlier in the run.
+        need: bytes a block must have for each request; None = as PyTorch rounds.
     """
-    need = round_sizes(program.req_size, settings.roundup_divisions)
+    if need is None:
+        need = round_sizes(program.req_size, settings.roundup_divisions)
     is_small = need <= SMALL_LIMIT
     segment = np.where(
         is_small,

@@ -1,37 +1,42 @@
 """Next fit: first fit that starts where the last request was served, and wraps around once.
 
-One region over the whole device, mapped page by page as it is needed.
+One region over the whole device, mapped page by page as it is needed; or segments.
 """
 
 from __future__ import annotations
 
 from ..sim.free_tree import first_fit, first_fit_from
 from ..sim.mechanism import Honours, Mechanism
-from ..sim.span import BY_ADDRESS, cut_in_region, grow, release_in_region, shrink_region, take
-from .whole_device import PAGE, REGION, REGION_PARAMS, ROVER, region_own, rounded
+from ..sim.span import BY_ADDRESS
+from .whole_device import (
+    FIT_PARAMS,
+    ROVER,
+    TREE,
+    give_back,
+    hand_out,
+    region_own,
+    rounded,
+    take_back,
+)
 
 
 def allocate(m, size, lane):
     need = rounded(m, size)
-    b = first_fit_from(m, lane, need, 0, m.own[ROVER])
+    b = first_fit_from(m, TREE, need, 0, m.own[ROVER])
     if b == 0:
-        b = first_fit(m, lane, need)
+        b = first_fit(m, TREE, need)
+    b = hand_out(m, b, need, BY_ADDRESS)
     if b != 0:
-        take(m, b)
-    else:
-        b = grow(m, REGION, lane, need, m.param[PAGE])
-    if b != 0:
-        cut_in_region(m, REGION, b, need, BY_ADDRESS)
         m.own[ROVER] = m.addr[b] + need
     return b
 
 
 def free(m, b):
-    release_in_region(m, REGION, b, BY_ADDRESS)
+    take_back(m, b, BY_ADDRESS)
 
 
 def trim(m):
-    return shrink_region(m, REGION, 0, m.param[PAGE], BY_ADDRESS)
+    return give_back(m, BY_ADDRESS)
 
 
 NEXT_FIT = Mechanism(
@@ -40,7 +45,7 @@ NEXT_FIT = Mechanism(
     allocate,
     free,
     trim,
-    params=REGION_PARAMS,
+    params=FIT_PARAMS,
     honours=Honours(returns=True),
     own=region_own,
 )

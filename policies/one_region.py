@@ -37,14 +37,14 @@ def allocate(m, size, lane):
     need = (size + page - 1) // page * page
     if m.opt[CAPACITY] >= HUGE:
         if m.own[FREE_BYTES] < need:  # a device without end has no share: it takes what it lacks
-            driver_map(m, need - m.own[FREE_BYTES])
+            driver_map(m, need - m.own[FREE_BYTES], page)
             m.own[FREE_BYTES] = need
     elif m.own[IS_RESERVED] == 0:
         unit = whole_pages(m, page)
         hundredth, rest = m.opt[CAPACITY] // 100, m.opt[CAPACITY] % 100
         region = hundredth * m.param[SHARE] + rest * m.param[SHARE] // 100
         region = region // unit * unit
-        driver_map(m, region)
+        driver_map(m, region, unit)
         m.own[FREE_BYTES] = region
         m.own[IS_RESERVED] = 1
     if m.own[FREE_BYTES] < need:

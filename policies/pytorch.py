@@ -121,4 +121,5 @@ PYTORCH = Policy(
         "from_driver": from_driver,
         "recover": recover,
     },
+    recurs=True,
 )

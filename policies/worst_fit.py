@@ -1,35 +1,29 @@
 """Worst fit: the largest free block; of equals the lowest.
 
-One region over the whole device, mapped page by page as it is needed. What is not mapped yet does
-not count as free, or every request would be served from there.
+One region over the whole device, mapped page by page as it is needed; or segments.
+What is not mapped yet does not count as free, or every request would be served from there.
 """
 
 from __future__ import annotations
 
 from ..sim.free_tree import first_fit, largest
 from ..sim.mechanism import Honours, Mechanism
-from ..sim.span import BY_ADDRESS, cut_in_region, grow, release_in_region, shrink_region, take
-from .whole_device import PAGE, REGION, REGION_PARAMS, region_own, rounded
+from ..sim.span import BY_ADDRESS
+from .whole_device import FIT_PARAMS, TREE, give_back, hand_out, region_own, rounded, take_back
 
 
 def allocate(m, size, lane):
     need = rounded(m, size)
-    b = first_fit(m, lane, max(need, largest(m, lane)))
-    if b != 0:
-        take(m, b)
-    else:
-        b = grow(m, REGION, lane, need, m.param[PAGE])
-    if b != 0:
-        cut_in_region(m, REGION, b, need, BY_ADDRESS)
-    return b
+    b = first_fit(m, TREE, max(need, largest(m, TREE)))
+    return hand_out(m, b, need, BY_ADDRESS)
 
 
 def free(m, b):
-    release_in_region(m, REGION, b, BY_ADDRESS)
+    take_back(m, b, BY_ADDRESS)
 
 
 def trim(m):
-    return shrink_region(m, REGION, 0, m.param[PAGE], BY_ADDRESS)
+    return give_back(m, BY_ADDRESS)
 
 
 WORST_FIT = Mechanism(
@@ -38,7 +32,7 @@ WORST_FIT = Mechanism(
     allocate,
     free,
     trim,
-    params=REGION_PARAMS,
+    params=FIT_PARAMS,
     honours=Honours(returns=True),
     own=region_own,
 )

@@ -93,11 +93,17 @@ if JIT and not TYPE_CHECKING:
         exec(f"def {name}({', '.join(parameters)}): return invoke(s.table[k], {handed})", namespace)
         return inline(namespace[name])
 
-    def compile_apart(function: Callable[..., Any]) -> Any:
-        """Compile a function of a View and integers as a C function of two addresses and those."""
+    def compile_apart(function: Callable[..., Any], tag: str = "") -> Any:
+        """Compile a function of a View and integers as a C function of two addresses and those.
+
+        Args:
+            function: what to compile.
+            tag: part of the name under which machine code is kept; Numba tells versions of a file
+                apart by its date and size alone, which is not enough for a user's.
+        """
         parameters = list(inspect.signature(function).parameters)
         rest = parameters[1:]
-        name = f"{function.__name__}_apart"
+        name = f"{function.__name__}_apart{tag}"
         namespace: dict[str, Any] = {
             "body": inline(function),
             "view_at": view_at,
@@ -124,7 +130,7 @@ else:
         """Leave the function as it is: nothing is compiled."""
         return function
 
-    def compile_apart(function: Callable[..., Any]) -> Any:
+    def compile_apart(function: Callable[..., Any], tag: str = "") -> Any:
         """Nothing to compile."""
         return function
 
@@ -133,12 +139,15 @@ else:
         return lambda *args: _compiled[name](*args)
 
 
-def addresses(cold_hooks: dict[str, Callable[..., Any]], key: str) -> np.ndarray:
+def addresses(
+    cold_hooks: dict[str, Callable[..., Any]], key: str, files: tuple[str, ...] = ()
+) -> np.ndarray:
     """Table of addresses for a state, compiling what is not compiled yet.
 
     Args:
         cold_hooks: the policy's functions for HOOK_NAMES.
         key: identifies the policy's content.
+        files: of a user's own; hooks from there are kept under the key.
 
     Returns:
         shape (TABLE_SIZE,), int64.
@@ -147,11 +156,13 @@ def addresses(cold_hooks: dict[str, Callable[..., Any]], key: str) -> np.ndarray
         _compiled.update(cold_hooks)
         return np.zeros(TABLE_SIZE, np.int64)
     if key not in _tables:
-        _tables[key] = _table_of(cold_hooks, key)
+        _tables[key] = _table_of(cold_hooks, key, files)
     return _tables[key]
 
 
-def _table_of(cold_hooks: dict[str, Callable[..., Any]], key: str) -> np.ndarray:
+def _table_of(
+    cold_hooks: dict[str, Callable[..., Any]], key: str, files: tuple[str, ...]
+) -> np.ndarray:
     table = np.zeros(TABLE_SIZE, np.int64)
     for k, name in enumerate(NAMES):
         if name not in _compiled:
@@ -160,6 +171,9 @@ def _table_of(cold_hooks: dict[str, Callable[..., Any]], key: str) -> np.ndarray
     for name in HOOK_NAMES:
         kept = f"{key}.{name}"
         if kept not in _compiled:
-            _compiled[kept] = compile_apart(cold_hooks[name])
+            hook = cold_hooks[name]
+            is_foreign = inspect.getfile(hook) in files
+            tag = "_" + key.rpartition("-")[2] if is_foreign else ""
+            _compiled[kept] = compile_apart(hook, tag)
         table[place_of(name)] = _compiled[kept].address
     return table

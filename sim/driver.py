@@ -9,27 +9,41 @@ from ..traces.jit import inline
 from .apart import apart
 from .device import ALIGNMENT
 from .state import (
+    ACCESS_BYTES,
+    ACCESSES,
     CAPACITY,
+    CREATE_BYTES,
+    CREATES,
     DEVICE_ALLOCS,
     DEVICE_FREES,
     DIVERGED,
     DRIVER_USED,
+    FREE_BYTES,
+    FREES,
     GRANULARITY,
     HELD,
     LANE_WORDS,
     LOG_CAPACITY,
     LOG_ROWS,
     LOG_WORDS,
+    MALLOC_BYTES,
+    MALLOCS,
+    MAP_BYTES,
+    MAPS,
     NEXT_ADDRESS,
     NOW,
     PEAK_RESERVED,
     POOL,
     POOL_WORDS,
+    RELEASE_BYTES,
+    RELEASES,
     RESERVED,
     SCRIPT_NEXT,
     SCRIPT_ROWS,
     SCRIPTED,
     TRACK,
+    UNMAP_BYTES,
+    UNMAPS,
 )
 from .stats import RESERVED_BYTES, change
 
@@ -178,3 +192,43 @@ def account_reserved(s, lane, change_bytes):
         s.g[DEVICE_FREES] += 1
     if s.opt[TRACK] != 0:
         change(s, RESERVED_BYTES, lane, change_bytes)
+
+
+@inline
+def count_malloc(s, size):
+    """One cudaMalloc."""
+    s.g[MALLOCS] += 1
+    s.g[MALLOC_BYTES] += size
+
+
+@inline
+def count_free(s, size):
+    """One cudaFree."""
+    s.g[FREES] += 1
+    s.g[FREE_BYTES] += size
+
+
+@inline
+def count_map(s, size, page):
+    """Back `size` bytes by pages: cuMemCreate and cuMemMap for each, cuMemSetAccess for all.
+
+    Source: CUDACachingAllocator.cpp, ExpandableSegment::map, mapAndSetAccess.
+    """
+    s.g[CREATES] += size // page
+    s.g[CREATE_BYTES] += size
+    s.g[MAPS] += size // page
+    s.g[MAP_BYTES] += size
+    s.g[ACCESSES] += 1
+    s.g[ACCESS_BYTES] += size
+
+
+@inline
+def count_unmap(s, size, page):
+    """Give pages back: cuMemUnmap and cuMemRelease for each.
+
+    Source: CUDACachingAllocator.cpp, ExpandableSegment::unmapHandles.
+    """
+    s.g[UNMAPS] += size // page
+    s.g[UNMAP_BYTES] += size
+    s.g[RELEASES] += size // page
+    s.g[RELEASE_BYTES] += size

@@ -14,6 +14,8 @@ from .driver import (
     SEGMENT_MAP,
     SEGMENT_UNMAP,
     account_reserved,
+    count_map,
+    count_unmap,
     driver_map,
     give_memory,
     log,
@@ -176,6 +178,7 @@ def map_pages(s, b, wanted, try_op):
         absorb(s, b, right)
     place(s, b)
     account_reserved(s, lane, size)
+    count_map(s, size, page)
     log(s, SEGMENT_MAP, start, size, lane)
     return b
 
@@ -296,6 +299,7 @@ def unmap(s, b):
     give_memory(s, end - start, page)
     script_gave_back(s)
     account_reserved(s, lane, start - end)
+    count_unmap(s, end - start, page)
     log(s, SEGMENT_UNMAP, start, end - start, lane)
     if s.prev[b] == 0 and s.next[b] == 0:
         remove_unmapped(s, b)

@@ -125,6 +125,29 @@ def first_from(m, root, key, tie):
 
 
 @inline
+def last_before(m, root, key, tie):
+    """The greatest block before (key, tie); 0 if there is none."""
+    found = np.int64(0)
+    node = m.own[root]
+    while node != 0:
+        if m.key[node] < key or (m.key[node] == key and m.tie[node] < tie):
+            found = node
+            node = np.int64(m.right[node])
+        else:
+            node = np.int64(m.left[node])
+    return found
+
+
+@inline
+def last(m, root):
+    """The greatest block in order; 0 in an empty tree."""
+    node = m.own[root]
+    while node != 0 and m.right[node] != 0:
+        node = np.int64(m.right[node])
+    return node
+
+
+@inline
 def _first_below(m, node, need):
     """The first block of a subtree with at least `need` bytes; there is one."""
     while True:

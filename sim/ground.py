@@ -13,9 +13,10 @@ import numpy as np
 
 from ..traces.jit import JIT, inline
 from .memory import Buffer
-from .state import HIGHEST_ID, N_COUNTERS, N_OPTIONS, SPARES
+from .policy import MOST_PARAMS
+from .state import HIGHEST_ID, N_COUNTERS, N_OPTIONS, SPARES, SPARES_NEEDED
 
-N_PARAMS = 16
+MOST_NEW_BLOCKS = 64  # rows one call may take, unless the mechanism says otherwise
 CLASS_WORDS = 2  # bytes asked for, lane
 ASKED, LANE = 0, 1
 
@@ -26,7 +27,7 @@ GROUND = Buffer(
     [
         ("g", "i8", N_COUNTERS),
         ("opt", "i8", N_OPTIONS),
-        ("param", "i8", N_PARAMS),  # the policy's parameters, in the order of their declaration
+        ("param", "i8", MOST_PARAMS),  # the policy's parameters, in the order of their declaration
         ("own", "i8", "own"),  # the policy's own words, zero at the start
         ("size", "i8", "blocks"),  # bytes
         ("addr", "i8", "blocks"),  # first byte
@@ -48,6 +49,7 @@ GROUND = Buffer(
         ("spare", "i4", "blocks"),  # stack of unused rows
         ("slot", "i4", "slots"),  # block held by a slot of the program
         ("classes", "i8", "classes"),
+        ("hint", "i8", "hints"),  # what a policy with foresight was told about each event
     ]
 )
 
@@ -80,20 +82,23 @@ else:
         return Ground(**GROUND.views(buffer))
 
 
-def new_ground(blocks: int, slots: int, classes: int, own: int) -> np.ndarray:
+def new_ground(blocks: int, slots: int, classes: int, own: int, hints: int = 1) -> np.ndarray:
     """Return an empty ground with room for so many rows."""
-    buffer = GROUND.new(blocks=blocks, slots=slots, classes=classes * CLASS_WORDS, own=own)
+    buffer = GROUND.new(
+        blocks=blocks, slots=slots, classes=classes * CLASS_WORDS, own=own, hints=hints
+    )
     f = GROUND.views(buffer)
     f["spare"][: blocks - 1] = np.arange(blocks - 1, 0, -1)
     f["g"][SPARES] = blocks - 1
+    f["g"][SPARES_NEEDED] = MOST_NEW_BLOCKS
     return buffer
 
 
-def grown(buffer: np.ndarray, slots: int, classes: int, own: int) -> np.ndarray:
+def grown(buffer: np.ndarray, slots: int, classes: int, own: int, hints: int = 1) -> np.ndarray:
     """Return the same ground with twice the room for blocks."""
     old = GROUND.views(buffer)
     blocks = len(old["size"])
-    bigger = new_ground(2 * blocks, slots, classes, own)
+    bigger = new_ground(2 * blocks, slots, classes, own, hints)
     new = GROUND.views(bigger)
     for name, field in old.items():
         if name != "spare":
@@ -118,6 +123,12 @@ def new_block(m):
     if b > m.g[HIGHEST_ID]:
         m.g[HIGHEST_ID] = b
     return b
+
+
+@inline
+def wants_blocks(m, rows):
+    """Say that the next call may take so many rows, if that is more than MOST_NEW_BLOCKS."""
+    m.g[SPARES_NEEDED] = max(np.int64(MOST_NEW_BLOCKS), rows)
 
 
 @inline

@@ -14,16 +14,17 @@ content of the policy. `ground_driver.py` is where memory comes from.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from ..traces.jit import source_hash
+import numpy as np
+
 from ..traces.program import Op, Program
 from .device import Device
+from .packing import Packed
 from .param import Param
-from .policy import Policy, _generic, _registry
+from .policy import Policy, _generic
 
 CALLS = {"allocate": ("m", "size", "lane"), "free": ("m", "b"), "trim": ("m",)}
 allocate = _generic("allocate", CALLS["allocate"])
@@ -45,12 +46,30 @@ class Honours:
         pools: private pools keep their memory to themselves.
         returns: memory that nobody holds can go back to the driver.
         shares: it takes a share of the device at the start, so it wants to know how large that is.
+        knows: what it is told of the program before it runs, which no allocator is told; "" if
+            nothing.
+        model: why it stands for something real without following it; "" for what follows a source.
     """
 
     streams: bool = False
     pools: bool = False
     returns: bool = False
     shares: bool = False
+    knows: str = ""
+    model: str = ""
+
+
+@dataclass(frozen=True)
+class Foresight:
+    """What a mechanism is told before a replay.
+
+    Attributes:
+        hints: shape (n events,) int64; during event i it is found in `m.hint[m.g[NOW]]`.
+        words: first words of `m.own` at the start.
+    """
+
+    hints: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    words: tuple[int, ...] = ()
 
 
 class Mechanism(Policy):
@@ -64,7 +83,8 @@ class Mechanism(Policy):
         honours: what it keeps apart.
         alignment: every address is a multiple of this, whatever the parameters.
         own: number of words of `m.own` it needs, given the parameters and the number of lanes.
-        text: source text the calls came from; part of the key under which kernels are kept.
+        foresight: works out, given the events and the parameters, what it is told beforehand; what
+            that is must be said in `honours.knows`, unless every hint follows from earlier events.
     """
 
     def __init__(
@@ -78,20 +98,13 @@ class Mechanism(Policy):
         honours: Honours = Honours(),  # noqa: B008 (frozen)
         alignment: int = 256,
         own: Callable[[Mapping[str, int], int], int] = lambda values, lanes: 1,
-        text: str = "",
+        foresight: Callable[[Packed, Mapping[str, int]], Foresight] | None = None,
     ) -> None:
         # No call of Policy's own: it wants the five hooks of the native mechanism.
-        self.name, self.source, self.params, self.honours = name, source, params, honours
-        self.alignment, self.own = alignment, own
-        self.hooks = {"allocate": allocate, "free": free, "trim": trim}
-        digest = hashlib.sha256((source_hash() + text).encode()).hexdigest()[:16]
-        self.key = f"mechanism-{name}-{digest}"
-        _registry[self.key] = self
-
-    @property
-    def defaults(self) -> dict[str, int]:
-        """The values its parameters have unless a user says otherwise."""
-        return {p.name: p.default for p in self.params}
+        self.honours, self.alignment, self.own = honours, alignment, own
+        self.foresight = foresight
+        hooks = {"allocate": allocate, "free": free, "trim": trim}
+        self._register(name, source, hooks, params, "mechanism-", (own, foresight))
 
     def ignores(self, program: Program, device: Device) -> list[str]:
         """Say what of program and device this mechanism does not honour; one sentence each."""
@@ -110,6 +123,10 @@ class Mechanism(Policy):
         if not self.honours.returns and (program.op == int(Op.EMPTY_CACHE)).any():
             n = int((program.op == int(Op.EMPTY_CACHE)).sum())
             out.append(f"{self.name} returns no memory: {n:,} calls of empty_cache do nothing")
+        if self.honours.knows:
+            out.append(f"{self.name} is no allocator that could run: it knows {self.honours.knows}")
+        if self.honours.model:
+            out.append(f"{self.name} is a model, not a claim: {self.honours.model}")
         if self.honours.shares and device.capacity_bytes is None:
             out.append(
                 f"{self.name} takes a share of the device at the start; without --capacity it "

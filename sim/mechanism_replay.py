@@ -8,6 +8,7 @@ import numpy as np
 
 from ..traces.jit import helper, inline, kernel
 from ..traces.program import Op, Program
+from .costs import work_of
 from .device import FIRST_ADDRESS, Device
 from .engine import CAPTURE, COMPLETE, FREE, FREE_LATER, MALLOC, OP_BITS, OP_MASK, TRY
 from .ground import (
@@ -15,14 +16,13 @@ from .ground import (
     CLASS_WORDS,
     GROUND,
     LANE,
-    N_PARAMS,
     USED,
     WAITING,
     ground,
     grown,
     new_ground,
 )
-from .mechanism import Mechanism, allocate, free, trim
+from .mechanism import Foresight, Mechanism, allocate, free, trim
 from .packing import Packed
 from .run import Run
 from .state import (
@@ -40,6 +40,7 @@ from .state import (
     LAST_PENDING,
     N_LANES,
     NEXT_ADDRESS,
+    NOW,
     OOMS,
     PEAK_ACTIVE,
     PEAK_ALLOCATED,
@@ -49,12 +50,12 @@ from .state import (
     REQUESTED,
     RESERVED,
     SPARES,
+    SPARES_NEEDED,
     STOP_AT_OOM,
     SYNCS,
 )
 
 EMPTY_CACHE = int(Op.EMPTY_CACHE)
-MOST_NEW_BLOCKS = 64  # rows one call may take
 _NOTHING = np.zeros(0, np.int64)
 _STATS = {
     "allocated_bytes.all.current": ALLOCATED,
@@ -139,8 +140,9 @@ def play_mechanism(mechanism, events, start, buffer, out):
     keep = out.size > 0
     n = events.size
     for i in range(start, n):
-        if m.g[SPARES] <= MOST_NEW_BLOCKS:
+        if m.g[SPARES] <= m.g[SPARES_NEEDED]:
             return i
+        m.g[NOW] = i
         e = events[i]
         op = e & OP_MASK
         slot = e >> 32
@@ -241,16 +243,20 @@ def replay_mechanism(
     program = packed.program
     if packed.keeps_start and program.n_start:
         raise ValueError("a mechanism cannot start in another allocator's layout: pack it anew")
-    chosen = mechanism.defaults | dict(values or {})
+    checked = mechanism.checked(values)
+    chosen = dict(zip(mechanism.defaults, checked, strict=True))
     lane, n_lanes = lanes_of(program, mechanism)
     own = max(1, mechanism.own(chosen, n_lanes))
     classes = len(program.req_size) + 1
-    buffer = new_ground(packed.max_live + 1024, packed.n_slots, classes, own)
+    told = mechanism.foresight(packed, chosen) if mechanism.foresight is not None else Foresight()
+    hints = max(1, len(told.hints))
+    buffer = new_ground(packed.max_live + 1024, packed.n_slots, classes, own, hints)
     f = GROUND.views(buffer)
+    f["hint"][: len(told.hints)] = told.hints
+    f["own"][: len(told.words)] = told.words
     f["classes"][CLASS_WORDS + ASKED : classes * CLASS_WORDS : CLASS_WORDS] = program.req_size
     f["classes"][CLASS_WORDS + LANE : classes * CLASS_WORDS : CLASS_WORDS] = lane
-    for k, param in enumerate(mechanism.params[:N_PARAMS]):
-        f["param"][k] = param.check(chosen[param.name], mechanism.name)
+    f["param"][: len(mechanism.params)] = checked
     f["g"][NEXT_ADDRESS] = FIRST_ADDRESS
     f["opt"][CAPACITY] = HUGE
     if device.capacity_bytes is not None:
@@ -266,7 +272,7 @@ def replay_mechanism(
         f = GROUND.views(buffer)
         if at == n or (f["opt"][STOP_AT_OOM] and f["g"][FIRST_OOM]):
             break
-        buffer = grown(buffer, packed.n_slots, classes, own)
+        buffer = grown(buffer, packed.n_slots, classes, own, hints)
     return _run(packed, f["g"], at, out)
 
 
@@ -288,4 +294,5 @@ def _run(packed: Packed, g: np.ndarray, at: int, out: np.ndarray) -> Run:
         first_oom_bytes=int(g[FIRST_OOM_BYTES]),
         stats=stats,
         addr=addr,
+        work=work_of(g),
     )

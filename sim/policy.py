@@ -14,13 +14,16 @@ into the replay kernel: one kernel per policy content, found again by later proc
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..traces.errors import PolicyError
 from ..traces.jit import JIT, inline, source_hash
 from .apart import HOOK_NAMES, addresses, calling
+from .param import Param
+from .provenance import files_behind, words_behind
 
 HOOKS = {
     "choose": ("s", "q"),
@@ -30,7 +33,10 @@ HOOKS = {
     "recover": ("s", "q", "stage"),
 }
 
+MOST_PARAMS = 16
 _registry: dict[str, Policy] = {}
+# (policy, hook) -> the Numba types it was last compiled for; blame.py asks when compiling failed.
+types_of_hook: dict[tuple[str, str], tuple[Any, ...]] = {}
 
 
 class Policy:
@@ -40,23 +46,69 @@ class Policy:
         name: as users say it.
         source: the paper, or the code, that the policy follows.
         hooks: one function per name in HOOKS.
-        text: source text the hooks came from; part of the key under which kernels are kept.
+        params: its parameters; `s.param[k]` holds the value of the k-th.
+        recurs: its hooks look at nothing that steady.py leaves out when it compares states, such
+            as the number of the event or counts of calls; repetitions are skipped.
     """
 
+    recurs = False
+
     def __init__(
-        self, name: str, source: str, hooks: dict[str, Callable[..., Any]], text: str = ""
+        self,
+        name: str,
+        source: str,
+        hooks: dict[str, Callable[..., Any]],
+        params: tuple[Param, ...] = (),
+        recurs: bool = False,
     ) -> None:
         missing = HOOKS.keys() - hooks.keys()
         if missing:
             raise TypeError(f"policy {name}: no hook {', '.join(sorted(missing))}")
-        self.name, self.source, self.hooks = name, source, hooks
-        digest = hashlib.sha256((source_hash() + text).encode()).hexdigest()[:16]
-        self.key = f"{name}-{digest}"
+        self._register(name, source, hooks, params, "")
+        self.recurs = recurs
+
+    def _register(
+        self,
+        name: str,
+        source: str,
+        hooks: dict[str, Callable[..., Any]],
+        params: tuple[Param, ...],
+        prefix: str,
+        others: tuple[Callable[..., Any] | None, ...] = (),
+    ) -> None:
+        """Remember everything, under a key that changes with the content.
+
+        Args:
+            name, source, hooks, params: as the constructors have them.
+            prefix: of the key.
+            others: plain Python functions that belong to the policy too.
+        """
+        if len(params) > MOST_PARAMS:
+            raise PolicyError(f"policy {name}: {len(params)} parameters, at most {MOST_PARAMS}")
+        self.name, self.source, self.hooks, self.params = name, source, hooks, params
+        self.files = files_behind([*hooks.values(), *(f for f in others if f is not None)])
+        own = words_behind(hooks.values())
+        digest = hashlib.sha256((source_hash() + own).encode()).hexdigest()[:16]
+        self.key = f"{prefix}{name}-{digest}"
         _registry[self.key] = self
+
+    @property
+    def defaults(self) -> dict[str, int]:
+        """The values its parameters have unless a user says otherwise."""
+        return {p.name: p.default for p in self.params}
+
+    def checked(self, values: Mapping[str, int] | None) -> list[int]:
+        """Values of all parameters in the order of their declaration, the missing ones' defaults.
+
+        Raises:
+            PolicyError: a value is out of its range.
+        """
+        chosen = self.defaults | dict(values or {})
+        return [p.check(chosen[p.name], self.name) for p in self.params]
 
     def addresses(self) -> np.ndarray:
         """Table of the functions compiled apart, this policy's cold hooks among them."""
-        return addresses({name: self.hooks[name] for name in HOOK_NAMES}, self.key)
+        return addresses({name: self.hooks[name] for name in HOOK_NAMES}, self.key, self.files)
 
 
 if JIT and not TYPE_CHECKING:
@@ -90,10 +142,13 @@ if JIT and not TYPE_CHECKING:
 
     def _generic(hook: str, arguments: tuple[str, ...]) -> Callable[..., Any]:
         names = ", ".join(arguments)
-        namespace: dict[str, Any] = {"registry": _registry, "inline": inline, "hook": hook}
+        namespace: dict[str, Any] = {
+            "registry": _registry, "inline": inline, "hook": hook, "types_of_hook": types_of_hook,
+        }  # fmt: skip
         exec(  # Numba insists on the exact signature; only our own HOOKS table is spelt out here
             f"def {hook}(policy, {names}): raise NotImplementedError\n"
             f"def resolve(policy, {names}):\n"
+            f"    types_of_hook[policy.key_of_policy, hook] = ({names},)\n"
             f"    compiled = inline(registry[policy.key_of_policy].hooks[hook])\n"
             f"    def call(policy, {names}): return compiled({names})\n"
             f"    return call\n",

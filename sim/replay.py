@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from ..traces.event import Action
 from ..traces.program import Op, Program
+from .costs import work_of
 from .device import Device
 from .engine import play
 from .packing import Packed
@@ -86,6 +87,7 @@ def replay(
     events: bool = False,
     layout: bool = False,
     skip: bool = True,
+    values: Mapping[str, int] | None = None,
 ) -> Run:
     """Replay a packed program through a policy.
 
@@ -103,6 +105,7 @@ def replay(
         layout: return the final segments and blocks.
         skip: do not play what provably repeats (see steady.py); the answer is the same. With
             `events`, a recorded driver or changes everything is played.
+        values: the policy's parameters by name; missing ones have their defaults.
 
     Returns:
         The run. Its `stats` hold the full set of keys only with `track`.
@@ -120,11 +123,12 @@ def replay(
         plan = build_plan(program, [part for part, _ in parts], start)
     else:
         plan = plan_of(packed, requests, start)
+    params = policy.checked(values)
     log_rows = 4 * len(program.driver_op) + 4096 if events else 0
     while True:
         state, out, n = _play(
             packed, policy, parts, plan, start is not None, stop_at_oom, recorded_driver, track,
-            events, log_rows, skip,
+            events, log_rows, skip, params,
         )  # fmt: skip
         fields = STATE.views(state)
         rows = int(fields["g"][LOG_ROWS])
@@ -159,6 +163,7 @@ def replay(
         addr=addr,
         events=_events(packed, plan, fields["log"], rows, out, n) if events else _no_events(),
         layout=read_layout(state, plan, packed, n) if layout else None,
+        work=work_of(g),
     )
 
 
@@ -174,6 +179,7 @@ def _play(
     keep_addresses: bool,
     log_rows: int,
     skip: bool,
+    params: Sequence[int],
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """Run the kernel from change to change; the state, addresses and number of events played."""
     program = packed.program
@@ -189,6 +195,7 @@ def _play(
         blocks *= 2
     state = new_state(policy, plan, packed, blocks, log_rows)
     STATE.views(state)["g"][SPARES_NEEDED] = spares_needed(blocks, expandable)
+    STATE.views(state)["param"][: len(params)] = params
     n = len(packed.events)
     out = np.zeros(n, np.int64) if keep_addresses else _NOTHING
     player = _Player(packed, policy, plan, state, out)
@@ -211,7 +218,8 @@ def _play(
         )
         if player.at == 0 and keeps_start:
             load_start(player.state, packed, plan, requests, device)
-        if skip and not (keep_addresses or recorded_driver or packed.changes) and packed.period:
+        may_skip = skip and policy.recurs and not (keep_addresses or recorded_driver)
+        if may_skip and not packed.changes and packed.period:
             skipped = skip_ahead(packed.period, player.to, packed, plan)
             player.at += skipped
         if player.to(end) is None:

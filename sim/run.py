@@ -33,6 +33,7 @@ class Run:
         addr: shape (A,) uint64; address of each allocation; 0 = never served, or events not kept.
         events: RUN_EVENT rows; empty unless asked for.
         layout: final segments and blocks; None unless asked for.
+        work: calls of the driver by name and their bytes (costs.py); the reference has none.
     """
 
     n_ops: int
@@ -42,3 +43,4 @@ class Run:
     addr: np.ndarray
     events: np.ndarray = field(default_factory=lambda: np.zeros(0, RUN_EVENT))
     layout: Layout | None = None
+    work: dict[str, int] = field(default_factory=dict)

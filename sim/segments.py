@@ -11,6 +11,8 @@ from .driver import (
     SEGMENT_ALLOC,
     SEGMENT_FREE,
     account_reserved,
+    count_free,
+    count_malloc,
     driver_malloc,
     give_memory,
     log,
@@ -43,6 +45,7 @@ def new_segment(s, lane, size, try_op):
     if a == REFUSED:
         return np.int64(0)
     account_reserved(s, lane, size)
+    count_malloc(s, size)
     if s.opt[TRACK] != 0:
         change(s, SEGMENTS, lane, 1)
         if size >= s.opt[MAX_SPLIT]:
@@ -73,6 +76,7 @@ def release_segment(s, b):
     give_memory(s, size, size)
     script_gave_back(s)
     account_reserved(s, lane, -size)
+    count_free(s, size)
     if s.opt[TRACK] != 0:
         change(s, SEGMENTS, lane, -1)
         if size >= s.opt[MAX_SPLIT]:

@@ -147,7 +147,7 @@ def grow(m, at, lane, need, page):
     if last != 0 and m.state[last] == FREE and m.lane[last] == lane:
         have = m.size[last]
     more = (max(need - have, np.int64(0)) + page - 1) // page * page
-    if more != 0 and not driver_map(m, more):
+    if more != 0 and not driver_map(m, more, page):
         return np.int64(0)
     if have != 0:
         take(m, last)
@@ -193,7 +193,7 @@ def shrink_region(m, at, lane, page, order):
     if size <= 0:
         return np.int64(0)
     take(m, last)
-    driver_unmap(m, size)
+    driver_unmap(m, size, page)
     m.own[at + END] -= size
     m.size[last] -= size
     if m.size[last] > 0:

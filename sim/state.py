@@ -43,7 +43,22 @@ from .memory import Buffer
     DIVERGED,  # how often the recorded driver was asked for what the recording does not show
     REJECTED,  # the current malloc was rejected before the driver was asked
     HIGHEST_ID,
-) = range(30)
+    # calls of the driver by name, and their bytes, for the time they take (costs.py)
+    MALLOCS,  # cudaMalloc
+    MALLOC_BYTES,
+    FREES,  # cudaFree
+    FREE_BYTES,
+    CREATES,  # cuMemCreate
+    CREATE_BYTES,
+    RELEASES,  # cuMemRelease
+    RELEASE_BYTES,
+    MAPS,  # cuMemMap
+    MAP_BYTES,
+    ACCESSES,  # cuMemSetAccess
+    ACCESS_BYTES,
+    UNMAPS,  # cuMemUnmap
+    UNMAP_BYTES,
+) = range(44)
 N_COUNTERS = 64
 
 # --- fixed options of a run, s.opt[...] -----------------------------------------------------------
@@ -116,7 +131,7 @@ STATE = Buffer(
         ("opt", "i8", N_OPTIONS),
         ("table", "i8", TABLE_SIZE),  # addresses of the functions compiled apart, see apart.py
         ("bits3", "u8", 1),
-        ("param", "f8", 16),  # parameters of hook-based policies
+        ("param", "i8", 16),  # a policy's parameters, in the order of their declaration
         ("extra", "i8", 64),  # scratch of hook-based policies, part of the state
         ("spare", "i4", "blocks"),  # stack of unused block ids
         ("slot", "i4", "slots"),  # block held by a slot, 0 = none

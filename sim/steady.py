@@ -37,6 +37,7 @@ from .state import (
     IN_CAPTURE,
     IS_EXPANDABLE,
     KIND_MASK,
+    MALLOCS,
     NEXT_ADDRESS,
     NEXT_ORDER,
     OLD_PAGE,
@@ -52,6 +53,7 @@ from .state import (
     STATE,
     STATE_MASK,
     SYNCS,
+    UNMAP_BYTES,
     USED,
 )
 from .stats import VALUES
@@ -63,7 +65,7 @@ MOST_LOOKS = 32  # a state that has not recurred by then is not expected to
 # Counters that a cycle adds to. What is not named here is the same again, or a peak.
 ADDED = [
     DEVICE_ALLOCS, DEVICE_FREES, ALLOC_RETRIES, OOMS, SYNCS, OOM_REJECTIONS, NEXT_ADDRESS,
-    NEXT_ORDER,
+    NEXT_ORDER, *range(MALLOCS, UNMAP_BYTES + 1),
 ]  # fmt: skip
 SAME = [ALLOCATED, PENDING, REQUESTED, RESERVED, DRIVER_USED, IN_CAPTURE]
 

@@ -3,172 +3,117 @@
 from __future__ import annotations
 
 import random
-from bisect import bisect_left, insort
 
 import numpy as np
 import pytest
 
-from tightfit.policies.catalogue import MECHANISMS
+from tightfit.policies.catalogue import MECHANISMS, POLICIES
+from tightfit.policies.conformance import CLAIMS, MANY_OPS, Claim, Trial, examine
+from tightfit.policies.variant import Variant
 from tightfit.sim.device import Device
-from tightfit.sim.mechanism import Mechanism
+from tightfit.sim.ground import drop_block, new_block
+from tightfit.sim.ground_driver import driver_free, driver_malloc
+from tightfit.sim.mechanism import Foresight, Honours, Mechanism
 from tightfit.sim.mechanism_replay import replay_mechanism
 from tightfit.sim.packing import pack
-from tightfit.traces.errors import PolicyError
-from tightfit.traces.program import Op, Program
-from tightfit.traces.units import GiB, MiB
+from tightfit.traces.jit import inline
+from tightfit.traces.units import MiB
 
 from .. import strategies as make
 from .twins import TWINS
 from .twins.playing import play
 
 EVERY = pytest.mark.parametrize("policy", MECHANISMS.values(), ids=MECHANISMS)
-# Policies that return memory, but by their source's rules not all of it.
-KEEPS_SCRAPS = {"arena": "a stream keeps pieces that became smaller than a superblock"}
-MANY_OPS = 110_000  # random operations over all the programs of one policy, at the least
 
 
-def ends(policy: Mechanism) -> list[dict[str, int]]:
-    """The defaults, and each parameter at both ends of its range."""
-    return [policy.defaults] + [
-        policy.defaults | {p.name: value} for p in policy.params for value in (p.low, p.high)
-    ]
+@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
+@pytest.mark.parametrize("claim", CLAIMS, ids=lambda c: c.name)
+def test_every_policy_keeps_every_claim(policy: Mechanism | Variant, claim: Claim) -> None:
+    (verdict,) = examine(policy, [claim])
+    assert verdict.holds, verdict.fault
+    assert verdict.operations >= (MANY_OPS if claim.name == "blocks" else 0)
 
 
-def check_blocks(program: Program, policy: Mechanism, addr: np.ndarray, n_ops: int) -> None:
-    """No block overlaps one that the program still holds, and every address is aligned."""
-    held: dict[int, tuple[int, int]] = {}
-    starts: list[int] = []  # ascending, of the allocations held
-    by_start: dict[int, int] = {}
-    for op, arg in zip(program.op[:n_ops].tolist(), program.arg[:n_ops].tolist(), strict=True):
-        if op == Op.MALLOC and addr[arg]:
-            first = int(addr[arg])
-            end = first + int(program.req_size[program.request[arg]])
-            assert first % policy.alignment == 0
-            k = bisect_left(starts, first)
-            assert k == len(starts) or end <= starts[k]
-            assert k == 0 or held[by_start[starts[k - 1]]][1] <= first
-            insort(starts, first)
-            held[arg], by_start[first] = (first, end), arg
-        elif op in (Op.FREE, Op.COMPLETE) and arg in held:
-            first, _ = held.pop(arg)
-            starts.remove(first)
-            del by_start[first]
+# --- policies that break a claim each, so that every claim is known to be able to fail ---
 
 
-def without_waiting(program: Program) -> Program:
-    """Every free at once: what waits may be handed on at a moment the program does not show."""
-    op = program.op.copy()
-    op[op == Op.FREE_LATER] = Op.CAPTURE
-    arg = np.where(op == Op.CAPTURE, 0, program.arg).astype(np.int32)
-    program.op, program.arg = np.where(op == Op.COMPLETE, Op.FREE, op).astype(np.uint8), arg
-    return program
+@inline
+def _direct(m, size, lane):
+    """Every request is a cudaMalloc of its own."""
+    a = driver_malloc(m, size)
+    if a < 0:
+        return np.int64(0)
+    b = new_block(m)
+    m.addr[b] = a
+    m.size[b] = size
+    return b
 
 
-@EVERY
-def test_blocks_never_overlap_and_are_aligned(policy: Mechanism) -> None:
-    done = 0
-    seed = 0
-    while done < MANY_OPS:
-        for values in ends(policy):
-            program = without_waiting(make.random_program(seed, 12_000, streams=3, pools=1))
-            run = replay_mechanism(pack(program), policy, values, addresses=True)
-            assert run.n_ops == program.n_ops
-            check_blocks(program, policy, run.addr, run.n_ops)
-            done += run.n_ops
-            seed += 1
+def _give_back(m, b):
+    driver_free(m, m.size[b])
+    drop_block(m, b)
 
 
-@EVERY
-def test_bytes_are_conserved(policy: Mechanism) -> None:
-    """Peaks are in order, and when all is freed and returned nothing is held."""
-    script = make.Script(2)
-    rng = random.Random(5)
-    held = [script.malloc(make.random_size(rng), rng.randrange(2)) for _ in range(300)]
-    rng.shuffle(held)
-    script.free(*held[:150])
-    script.mallocs(*[make.random_size(rng) for _ in range(80)])
-    script.free(*held[150:], *range(300, 380))
-    script.empty_cache()
-    for values in ends(policy):
-        stats = replay_mechanism(pack(script.program()), policy, values).stats
-        assert stats["allocated_bytes.all.current"] == 0
-        assert stats["requested_bytes.all.current"] == 0
-        requested, allocated, reserved = (
-            stats[f"{what}_bytes.all.peak"] for what in ("requested", "allocated", "reserved")
-        )
-        assert requested <= allocated <= reserved
-        if policy.name in KEEPS_SCRAPS:
-            assert stats["reserved_bytes.all.current"] < reserved
-        elif policy.honours.returns:
-            assert stats["reserved_bytes.all.current"] == 0
-        else:
-            assert stats["num_device_free"] == 0
+def _forget(m, b):
+    drop_block(m, b)
 
 
-@EVERY
-def test_freed_memory_is_used_again(policy: Mechanism) -> None:
-    for values in ends(policy):
-        once, often = make.Script(), make.Script()
-        for script, rounds in ((once, 1), (often, 50)):
-            for _ in range(rounds):
-                script.free(*script.mallocs(700, 5 * MiB, 70 * MiB, 30_000, 700))
-        first = replay_mechanism(pack(once.program()), policy, values).stats
-        last = replay_mechanism(pack(often.program()), policy, values).stats
-        assert last["reserved_bytes.all.peak"] == first["reserved_bytes.all.peak"]
+def _same_place(m, size, lane):
+    b = _direct(m, size, lane)
+    if b != 0:
+        m.addr[b] = 0x7F0000000000
+    return b
 
 
-@EVERY
-def test_two_replays_are_equal(policy: Mechanism) -> None:
-    packed = pack(make.random_program(9, 4000, streams=2, pools=1))
-    one, two = (replay_mechanism(packed, policy, addresses=True) for _ in range(2))
-    assert one.stats == two.stats
-    assert np.array_equal(one.addr, two.addr)
+def _crooked(m, size, lane):
+    b = _direct(m, size, lane)
+    if b != 0:
+        m.addr[b] += 4
+    return b
 
 
-@EVERY
-def test_an_empty_program_takes_nothing(policy: Mechanism) -> None:
-    run = replay_mechanism(pack(make.Script().program()), policy)
-    assert run.n_ops == 0 and run.first_oom_op == -1
-    assert run.stats["allocated_bytes.all.peak"] == 0
+def _too_little(m, size, lane):
+    b = _direct(m, size, lane)
+    if b != 0:
+        m.size[b] = size - size // 2
+    return b
 
 
-@EVERY
-def test_one_huge_request_is_served_or_reported(policy: Mechanism) -> None:
-    script = make.Script()
-    script.free(script.malloc(3 * GiB + 1))
-    for values in ends(policy):
-        run = replay_mechanism(pack(script.program()), policy, values)
-        assert run.stats["num_ooms"] == 0
-        assert run.stats["reserved_bytes.all.peak"] > 3 * GiB
-        tight = replay_mechanism(pack(script.program()), policy, values, Device(2 * GiB))
-        assert (tight.first_oom_op, tight.first_oom_bytes, tight.n_ops) == (0, 3 * GiB + 1, 1)
+def _never(m, size, lane):
+    return np.int64(0)
 
 
-@EVERY
-def test_stays_within_the_device_and_goes_on_after_a_failure(policy: Mechanism) -> None:
-    for seed, values in enumerate(ends(policy)):
-        program = make.random_program(seed, 3000, streams=2)
-        room = 700 * MiB
-        run = replay_mechanism(pack(program), policy, values, Device(room), stop_at_oom=False)
-        assert run.n_ops == program.n_ops
-        assert run.stats["num_ooms"] > 0
-        assert run.stats["reserved_bytes.all.peak"] <= room
+def _says_it_returns(m):
+    return np.int64(0)
 
 
-@EVERY
-def test_states_its_source_and_its_parameters(policy: Mechanism) -> None:
-    assert len(policy.source.split()) >= 3, "a file alone does not say which part of it"
-    for p in policy.params:
-        assert p.low <= p.default <= p.high and p.low < p.high
-        assert len(p.doc.split()) >= 3
+SAID = "no paper at all"
+RETURNS = Honours(returns=True)
+BREAKERS = {
+    "blocks": Mechanism("same_place", SAID, _same_place, _give_back),
+    "blocks, aligned": Mechanism("crooked", SAID, _crooked, _give_back),
+    "conservation": Mechanism("forgets", SAID, _direct, _forget, _says_it_returns, honours=RETURNS),
+    "conservation, sizes": Mechanism("too_little", SAID, _too_little, _give_back, honours=RETURNS),
+    "conservation, said": Mechanism("returns", SAID, _direct, _give_back),
+    "reuse": Mechanism("forgets", SAID, _direct, _forget),
+    "huge request": Mechanism("never", SAID, _never, _forget),
+    "declaration": Mechanism("direct", "me", _direct, _give_back),
+}
 
 
-@EVERY
-def test_a_value_out_of_range_is_refused(policy: Mechanism) -> None:
-    packed = pack(make.Script().program())
-    for p in policy.params:
-        with pytest.raises(PolicyError, match=f"{policy.name}: {p.name} = .* is outside"):
-            replay_mechanism(packed, policy, {p.name: 2 * p.high})
+@pytest.mark.interpreted
+@pytest.mark.parametrize("case", BREAKERS)
+def test_a_policy_that_breaks_a_claim_is_found_out(case: str) -> None:
+    claim = next(c for c in CLAIMS if c.name == case.partition(",")[0])
+    (verdict,) = examine(BREAKERS[case], [claim], many=500)
+    assert verdict.holds is False and verdict.fault
+
+
+@pytest.mark.interpreted
+def test_parameters_are_tried_at_both_ends() -> None:
+    tried = Trial(MECHANISMS["best_fit"]).ends()
+    for p in MECHANISMS["best_fit"].params:
+        assert {v[p.name] for v in tried} == {p.low, p.default, p.high}
 
 
 def test_every_policy_has_a_twin() -> None:
@@ -187,12 +132,15 @@ def test_agrees_with_its_twin_on_any_program(policy: Mechanism) -> None:
             rng.choice([None, rng.randrange(60, 900) * MiB]),
             granularity=rng.choice([2 * MiB, 2 * MiB, 64 * 1024, 8 * MiB]),
         )
-        values = rng.choice(ends(policy))
+        values = rng.choice(Trial(policy).ends())
         stop = rng.random() < 0.3
         run = replay_mechanism(
             pack(program), policy, values, device, stop_at_oom=stop, addresses=True
         )
-        want = play(program, TWINS[policy.name], values, device, stop)
+        told = policy.foresight(pack(program), values) if policy.foresight else Foresight()
+        want = play(
+            program, TWINS[policy.name], values, device, stop, told.hints.tolist(), told.words
+        )
         for name in ("n_ops", "first_oom_op", "first_oom_bytes"):
             assert getattr(run, name) == getattr(want, name), (seed, name)
         assert run.addr.tolist() == want.addr, seed

@@ -83,3 +83,25 @@ def test_pages_are_no_smaller_than_what_the_driver_gives_out() -> None:
     script = Script()
     script.malloc(KiB)
     assert peak(run_of("best_fit", script, Device(granularity=8 * MiB))) == 8 * MiB
+
+
+@pytest.mark.parametrize("name", ["best_fit", "first_fit", "next_fit", "worst_fit"])
+def test_segments_do_not_join_though_they_touch(name: str) -> None:
+    # Two segments of 2 MiB, each all free again: 4 MiB in one piece are not among them.
+    script = Script()
+    script.free(*script.mallocs(MiB, MiB, MiB, MiB))
+    script.malloc(4 * MiB)
+    run = run_of(name, script, segment=2 * MiB)
+    assert places(run) == [0, MiB, 2 * MiB, 3 * MiB, 4 * MiB]
+    assert peak(run) == 8 * MiB
+    assert places(run_of(name, script))[4] == 0
+
+
+def test_free_segments_go_back_whole() -> None:
+    script = Script()
+    a = script.mallocs(MiB, MiB, MiB)
+    script.free(*a[:2])
+    script.empty_cache()
+    stats = run_of("best_fit", script, segment=2 * MiB).stats
+    assert stats["reserved_bytes.all.current"] == 2 * MiB
+    assert stats["num_device_free"] == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tightfit.policies.catalogue import MECHANISMS
 from tightfit.sim.device import Device
 
 from ..strategies import Script
@@ -100,3 +101,18 @@ def test_an_arena_takes_superblocks_and_returns_them_whole() -> None:
     script.free(script.malloc(100 * KiB, stream=0))
     script.malloc(256 * KiB, stream=1)
     assert places(run_of("arena", script)) == [0, 0]
+
+
+def test_the_model_of_cuda_malloc_async_grows_by_32_mib_for_each_stream() -> None:
+    script = Script(2)
+    script.malloc(MiB)
+    script.malloc(MiB, stream=1)
+    script.malloc(40 * MiB)
+    run = run_of("cuda_malloc_async", script)
+    assert places(run) == [0, 32 * MiB, 64 * MiB]
+    assert peak(run) == 128 * MiB
+
+
+def test_a_model_says_that_it_is_one() -> None:
+    said = MECHANISMS["cuda_malloc_async"].ignores(Script().program(), Device())
+    assert said and "a model, not a claim" in said[0]

@@ -5,8 +5,10 @@ from __future__ import annotations
 from .arenas import Arena
 from .fits import BestFit, FirstFit, NextFit, Tlsf, WorstFit
 from .playing import Twin
-from .segments import Bfc, Buddy, CupyPool
+from .segments import Bfc, Buddy, CudaMallocAsync, CupyPool
 from .slabs import OneRegion, SizeClasses
+from .stitched import Stitching
+from .told import Clairvoyant, LifetimeClasses, Planned
 
 TWINS: dict[str, type[Twin]] = {
     "best_fit": BestFit,
@@ -20,4 +22,9 @@ TWINS: dict[str, type[Twin]] = {
     "cupy_pool": CupyPool,
     "arena": Arena,
     "one_region": OneRegion,
+    "stitching": Stitching,
+    "planned": Planned,
+    "lifetime_classes": LifetimeClasses,
+    "clairvoyant": Clairvoyant,
+    "cuda_malloc_async": CudaMallocAsync,
 }

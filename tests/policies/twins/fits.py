@@ -1,4 +1,4 @@
-"""Twins of the four fits over one region: a sorted list of free pieces, searched from the front."""
+"""Twins of the four fits: a sorted list of free pieces, searched from the front."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from .playing import Block, Driver, Twin
 
 
 class Fit(Twin):
-    """One region; `choose` picks one of the pieces that fit."""
+    """One region, or segments; `choose` picks one of the pieces that fit."""
 
     def __init__(self, values: Mapping[str, int], driver: Driver) -> None:
         super().__init__(values, driver)
         self.free_pieces: list[list[int]] = []  # [first, end), by address, none touching another
         self.base = self.end = 0
+        self.segments: dict[int, int] = {}  # first byte -> bytes
 
     def choose(self, pieces: list[list[int]]) -> list[int]:
         raise NotImplementedError
@@ -29,6 +30,14 @@ class Fit(Twin):
         fitting = [x for x in self.free_pieces if x[1] - x[0] >= need]
         if fitting:
             piece = self.choose(fitting)
+        elif self.p.get("segment"):
+            size = max(need, self.p["segment"])
+            first = self.driver.malloc(size)
+            if first is None:
+                return None
+            self.segments[first] = size
+            piece = [first, first + size]
+            self.free_pieces.append(piece)
         else:
             if not self.base:
                 self.base = self.end = self.driver.addresses(1 << 44)
@@ -56,13 +65,19 @@ class Fit(Twin):
         pieces = sorted([*self.free_pieces, [block.addr, block.end]])
         joined = [pieces[0]]
         for piece in pieces[1:]:
-            if piece[0] == joined[-1][1]:
+            if piece[0] == joined[-1][1] and piece[0] not in self.segments:
                 joined[-1][1] = piece[1]
             else:
                 joined.append(piece)
         self.free_pieces = joined
 
     def trim(self) -> int:
+        if self.p.get("segment"):
+            whole = [x for x in self.free_pieces if self.segments.get(x[0]) == x[1] - x[0]]
+            for piece in whole:
+                self.free_pieces.remove(piece)
+                self.driver.unmap(self.segments.pop(piece[0]))
+            return sum(x[1] - x[0] for x in whole)
         if not self.free_pieces or self.free_pieces[-1][1] != self.end:
             return 0
         first = self.free_pieces[-1][0]

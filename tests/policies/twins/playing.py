@@ -6,7 +6,7 @@ code with it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tightfit.sim.device import Device
@@ -67,9 +67,15 @@ class Block:
 
 
 class Twin:
-    """What a twin is; `streams` says whether each stream has memory of its own."""
+    """What a twin is; `streams` says whether each stream has memory of its own.
+
+    Attributes:
+        hint, words: what a policy with foresight is told of the current request, and at the start.
+    """
 
     streams = False
+    hint = 0
+    words: tuple[int, ...] = ()
 
     def __init__(self, values: Mapping[str, int], driver: Driver) -> None:
         self.p, self.driver = values, driver
@@ -105,11 +111,18 @@ class Held:
 
 
 def play(
-    program: Program, make: type[Twin], values: Mapping[str, int], device: Device, stop: bool = True
+    program: Program,
+    make: type[Twin],
+    values: Mapping[str, int],
+    device: Device,
+    stop: bool = True,
+    hints: Sequence[int] = (),
+    words: tuple[int, ...] = (),
 ) -> Played:
-    """Carry a program out on a twin."""
+    """Carry a program out on a twin; hints are given op by op, words at the start."""
     driver = Driver(device)
     twin = make(values, driver)
+    twin.words = words
     out = Played(addr=[0] * len(program.request))
     held: dict[int, Held] = {}
     waiting: list[int] = []
@@ -133,6 +146,7 @@ def play(
     for i in range(len(program.op)):
         op, arg = Op(int(program.op[i])), int(program.arg[i])
         out.n_ops = i + 1
+        twin.hint = hints[i] if hints else 0
         if op in (Op.MALLOC, Op.TRY):
             r = int(program.request[arg]) if op == Op.MALLOC else arg
             asked, lane = int(program.req_size[r]), 0

@@ -75,6 +75,21 @@ class CupyPool(Segments):
         return block
 
 
+class CudaMallocAsync(Segments):
+    streams = True
+
+    def allocate(self, size: int, lane: int) -> Block | None:
+        need = -(-size // 512) * 512
+        block = self.best(need, lane)
+        if block is None:
+            block = self.new_segment(-(-need // self.p["chunk"]) * self.p["chunk"], lane)
+        if block is not None:
+            block.is_free = False
+            if block.size > need:
+                self.cut(block, need)
+        return block
+
+
 class Bfc(Segments):
     backpedalled = False
     region = 0

@@ -1,0 +1,87 @@
+"""A policy by name or by file, and what there is to know of it before it runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..sim.mechanism import Mechanism
+from ..sim.param import Param
+from ..traces.errors import PolicyError, did_you_mean
+from .catalogue import NATIVE, POLICIES, PRESETS
+from .playing import AnyPolicy
+from .pytorch import PYTORCH
+from .user_file import is_user_file, load_user_policy, split_words
+
+
+@dataclass(frozen=True)
+class Described:
+    """One line of the list of policies.
+
+    Attributes:
+        name: as users write it.
+        kind: "native", "hooks" (PyTorch's mechanism with other decisions), "mechanism", or
+            "preset" (another policy with parameters chosen).
+        source: the paper or the code that it follows.
+        honours: what it keeps apart or makes use of.
+        knows: what it is told of a program beforehand; "" for an allocator that could run.
+        means: for a preset and the native lines what the name stands for; else "".
+        params: what may be set.
+    """
+
+    name: str
+    kind: str
+    source: str
+    honours: tuple[str, ...]
+    knows: str
+    means: str
+    params: tuple[Param, ...]
+
+
+def find_policy(text: str) -> tuple[str, AnyPolicy]:
+    """Return a policy that follows the contract, with its full name.
+
+    Args:
+        text: a name of the catalogue, or `path.py:Name`.
+
+    Raises:
+        PolicyError: there is no such policy.
+    """
+    if is_user_file(text):
+        path, name, params = split_words(text)
+        if params:
+            raise PolicyError(f"{text}: found parameters, expected path.py or path.py:Name")
+        policy = load_user_policy(text, "policy")
+        return (f"{path}:{name}" if name else path), policy
+    if text in POLICIES:
+        return text, POLICIES[text]
+    raise PolicyError(
+        f"policy: found '{text}', expected path.py, path.py:Name or one of {', '.join(POLICIES)}"
+        + did_you_mean(text, POLICIES)
+    )
+
+
+def describe(name: str, policy: AnyPolicy, means: str = "") -> Described:
+    """What there is to know of a policy."""
+    kind = "mechanism" if isinstance(policy, Mechanism) else "hooks"
+    h = policy.honours
+    honours = [word for word in ("streams", "pools", "returns", "shares") if getattr(h, word)]
+    return Described(
+        name, "preset" if means else kind, policy.source, tuple(honours), h.knows, means,
+        policy.params,
+    )  # fmt: skip
+
+
+def described() -> list[Described]:
+    """Every policy with a name, the baseline first."""
+    out = [
+        Described(
+            name, "native", PYTORCH.source, ("streams", "pools", "returns"), "",
+            line or "any settings line behind a colon", (),
+        )
+        for name, line in NATIVE.items()
+    ]  # fmt: skip
+    out += [describe(name, policy) for name, policy in POLICIES.items()]
+    out += [
+        describe(name, POLICIES[of], f"{of}:{params}") for name, (of, params) in PRESETS.items()
+    ]
+    return out

@@ -1,0 +1,60 @@
+"""Playing: a packed program through any policy, whichever mechanism it runs on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ..sim.blame import blaming
+from ..sim.device import Device
+from ..sim.mechanism import Mechanism
+from ..sim.mechanism_replay import replay_mechanism
+from ..sim.packing import Packed
+from ..sim.release import KNOWN, Release, release
+from ..sim.replay import replay
+from ..sim.run import Run
+from ..sim.settings_line import parse_settings
+from .native import requests_of
+from .variant import Variant
+
+AnyPolicy = Mechanism | Variant
+
+
+def play_policy(
+    packed: Packed,
+    policy: AnyPolicy,
+    values: Mapping[str, int] | None = None,
+    device: Device = Device(),  # noqa: B008 (frozen)
+    rules: Release | None = None,
+    *,
+    stop_at_oom: bool = True,
+    addresses: bool = False,
+) -> Run:
+    """Replay a packed program through a policy.
+
+    Args:
+        packed: the program; a mechanism wants it packed without its start layout.
+        policy: who decides.
+        values: its parameters by name; missing ones have their defaults.
+        device: what the driver can give.
+        rules: the release whose allocator a variant changes; None = the newest known.
+        stop_at_oom: end at the first out-of-memory error, as the program would; False = drop the
+            failed allocation with its free and go on.
+        addresses: return the address of every allocation.
+
+    Raises:
+        PolicyError: a value is out of its range, or the policy's own file is at fault.
+    """
+    with blaming(policy):
+        if isinstance(policy, Mechanism):
+            return replay_mechanism(
+                packed, policy, values, device, stop_at_oom=stop_at_oom, addresses=addresses
+            )
+        rules = rules or release(KNOWN[-1])
+        chosen = dict(zip(policy.defaults, policy.checked(values), strict=True))
+        settings = parse_settings(policy.line, rules)
+        need = policy.needs(packed.program.req_size, chosen)
+        requests = requests_of(packed.program, settings, rules, device, packed.keeps_start, need)
+        return replay(
+            packed, policy, requests, device,
+            stop_at_oom=stop_at_oom, events=addresses, values=chosen,
+        )  # fmt: skip

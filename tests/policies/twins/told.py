@@ -1,0 +1,91 @@
+"""Twins of the policies that are told something: what they are told is given to them as well."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from .fits import BestFit
+from .playing import Block, Driver, Twin
+from .segments import Segments
+
+
+class Planned(Twin):
+    """A list of planned blocks in use, and best fit for the others."""
+
+    def __init__(self, values: Mapping[str, int], driver: Driver) -> None:
+        super().__init__(values, driver)
+        self.live: list[Block] = []
+        self.base: int | None = None
+        self.rest = BestFit({"quantum": 512, "page": 2 << 20, "segment": 0}, driver)
+
+    def allocate(self, size: int, lane: int) -> Block | None:
+        need = -(-size // 512) * 512
+        if self.hint > 0:
+            if self.base is None:
+                self.base = self.driver.malloc(self.words[2])
+            if self.base is not None:
+                block = Block(self.base + self.hint - 1, need)
+                if all(block.end <= b.addr or b.end <= block.addr for b in self.live):
+                    self.live.append(block)
+                    return block
+        return self.rest.allocate(size, lane)
+
+    def free(self, block: Block) -> None:
+        if block in self.live:
+            self.live.remove(block)
+        else:
+            self.rest.free(block)
+
+    def trim(self) -> int:
+        given = self.rest.trim()
+        if self.base is not None and not self.live:
+            self.driver.unmap(self.words[2])
+            self.base = None
+            given += self.words[2]
+        return given
+
+
+class Clairvoyant(BestFit):
+    """Best fit that looks at the left neighbour of each of the smallest pieces that fit."""
+
+    def __init__(self, values: Mapping[str, int], driver: Driver) -> None:
+        super().__init__(values, driver)
+        self.deaths: dict[int, int] = {}  # end of each block in use -> when it will be free
+
+    def choose(self, pieces: list[list[int]]) -> list[int]:
+        nearest = sorted(pieces, key=lambda x: (x[1] - x[0], x[0]))[: self.p["look"]]
+        never = 1 << 63
+        return min(nearest, key=lambda x: abs(self.deaths.get(x[0], never) - self.hint))
+
+    def served(self, block: Block) -> None:
+        self.deaths[block.end] = self.hint
+
+    def free(self, block: Block) -> None:
+        del self.deaths[block.end]
+        super().free(block)
+
+
+class LifetimeClasses(Segments):
+    """Segments that belong to a class as long as something in them is in use."""
+
+    def allocate(self, size: int, lane: int) -> Block | None:
+        need = -(-size // 512) * 512
+        tried = [self.hint] if self.hint == 0 else list(range(self.hint, 8))
+        block = None
+        for k in [*tried, 8]:
+            block = block or self.best(need, k)
+        if block is None:
+            block = self.new_segment(max(need, self.p["segment"]), self.hint)
+        if block is not None:
+            if block.lane == 8:
+                block.lane = self.hint
+            block.is_free = False
+            if block.size > need:
+                self.cut(block, need)
+        return block
+
+    def free(self, block: Block) -> None:
+        segment = self.home(block)
+        super().free(block)
+        if len(segment) == 1:
+            segment[0].lane = 8
