@@ -101,7 +101,7 @@ def replay(
         run, line, kept = replay_subject(
             subject, conf, fit.rules, gpu, keep_going, whole=snapshot is not None
         )
-        results.append(_result(subject, run, line, fit.rules, gpu))
+        results.append(result_of(subject, run, line, fit.rules, gpu))
         notes += subject.recorded_settings(fit.rules)[1] + subject.program.findings
         if subject.is_warm:
             notes.append(_about_start(subject, kept))
@@ -183,7 +183,7 @@ def replay_subject(
     return run, settings.conf, kept
 
 
-def _result(subject: Subject, run: Run, line: str, rules: Release, gpu: Device) -> Replayed:
+def result_of(subject: Subject, run: Run, line: str, rules: Release, gpu: Device) -> Replayed:
     stats = run.stats
     ooms = stats["num_ooms"] + stats["num_oom_rejections"]
     entry = None

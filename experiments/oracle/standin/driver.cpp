@@ -74,7 +74,7 @@ struct Row {
   uint32_t command;
   uint8_t action;  // TraceEntry::Action, or a Kind
   uint8_t flags;   // trace: 1 = after waiting for an event; segment: 1 small, 2 expandable
-  uint16_t pool;
+  uint16_t pool;   // second half of a private pool's id; of trace entries from 2.8
   uint64_t addr;
   int64_t size;
   uint64_t stream;
@@ -129,6 +129,7 @@ void on_trace(const Entry& entry, uint64_t waits_before) {
   Row& row = add(uint8_t(entry.action_), uint64_t(entry.addr_), int64_t(entry.size_),
                  uint64_t(entry.stream_));
   row.flags = standin_waits() != waits_before;
+  if constexpr (requires { entry.mempool_; }) row.pool = uint16_t(entry.mempool_.second);
 }
 
 // ---- counters and snapshot
