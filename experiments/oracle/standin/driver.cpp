@@ -264,11 +264,12 @@ class Player {
     allocator::get()->raw_delete(p);
   }
 
-  // Another stream uses the block: one item of work, and record_stream.
+  // Another stream uses the block: one item of work, and record_stream. The work is there even if
+  // the block is not, so that later work completes at the same command whatever was served.
   void record(uint32_t id, uint16_t stream) {
+    standin_kernel(handle_of(stream));
     auto it = live_.find(id);
     if (it == live_.end()) return;
-    standin_kernel(handle_of(stream));
     auto* a = allocator::get();
     c10::DataPtr data(it->second, it->second, a->raw_deleter(), c10::Device(c10::kCUDA, 0));
     a->recordStream(data, c10::cuda::getStreamFromExternal(handle_of(stream), 0));
