@@ -15,6 +15,7 @@ from .requests import Requests
 from .state import (
     ASKED,
     BINS,
+    CAPTURED,
     CELL_BITS,
     CELLS,
     CLASS_WORDS,
@@ -157,6 +158,7 @@ def plan_of(
     classes = PLAN.views(buffer)["classes"][: n * CLASS_WORDS].reshape(n, CLASS_WORDS)
     classes[1:, SEGMENT] = requests.segment
     classes[1:, LEAST_REST] = requests.least_rest
+    classes[1:, CAPTURED] = requests.captured
     return replace(plan, buffer=buffer)
 
 
@@ -188,6 +190,7 @@ def build_plan(
     classes[1:, ASKED] = program.req_size
     classes[1:, SEGMENT] = requests.segment
     classes[1:, LEAST_REST] = requests.least_rest
+    classes[1:, CAPTURED] = requests.captured
     classes[1:, LANE] = lane
 
     lanes = np.zeros((n_lanes, LANE_WORDS), np.int64)

@@ -73,9 +73,7 @@ def predict(triple: Triple, reality: Reality, rules: Release) -> Prediction:
         if differences:  # the simulator is wrong already when told everything
             return Prediction([f"the simulator itself: {differences[0]}"])
         told.append(retold)
-    out = Prediction(
-        ends_early=recorded_failure(reality) is not None, fails=reality.failed >= 0
-    )
+    out = Prediction(ends_early=recorded_failure(reality) is not None, fails=reality.failed >= 0)
     try:
         subject = _read_back(reality, rules)
     except TightfitError as error:
@@ -101,9 +99,7 @@ def predict(triple: Triple, reality: Reality, rules: Release) -> Prediction:
     return out
 
 
-def _retell(
-    case: Case, answer: Answer, rules: Release
-) -> tuple[Told, Defect | None, list[str]]:
+def _retell(case: Case, answer: Answer, rules: Release) -> tuple[Told, Defect | None, list[str]]:
     """Simulate a case with everything known, as the fuzzer does."""
     translated = translate(case, answer, rules)
     run = replay_native(
@@ -222,5 +218,5 @@ def _in_real_numbers(run: Run, program: Program) -> Run:
     assert run.layout is not None
     segments = dict(run.layout.segments)
     segments["stream"] = program.streams[segments["stream"]] // HANDLE
-    segments["pool"] = np.array([b for _, b in program.pools])[segments["pool"]]
+    segments["pool"] = np.array([max(p) for p in program.pools])[segments["pool"]]
     return replace(run, layout=replace(run.layout, segments=segments))

@@ -60,8 +60,8 @@ def recording_of(case: Case, answer: Answer, rules: Release) -> dict[str, Any]:
     """
     stacks = _Stacks(case)
     top: dict[str, Any] = {
-        "segments": _segments(answer, stacks),
-        "device_traces": [_trace(answer, rules, stacks)],
+        "segments": _segments(case, answer, stacks),
+        "device_traces": [_trace(case, answer, rules, stacks)],
         "allocator_settings": _settings(case, rules),
     }
     if rules.version >= (2, 5):
@@ -69,6 +69,20 @@ def recording_of(case: Case, answer: Answer, rules: Release) -> dict[str, Any]:
     if rules.version >= (2, 14):
         top |= {"host_segments": [], "host_traces": []}
     return top
+
+
+def pool_ids(case: Case) -> dict[int, tuple[int, int]]:
+    """Return the id of each pool, 0 = the default pools.
+
+    A pool that only captures use is one that a graph made for itself, which has its number in
+    front; the others are a MemPool or a handle, which have it behind.
+
+    Source: ATen/cuda/CUDAGraph.cpp, capture_begin; c10/cuda, MemPool::graph_pool_handle.
+    """
+    code, pool = (case.commands[c].tolist() for c in ("code", "id"))
+    opened = {p for c, p in zip(code, pool, strict=True) if c == Code.SCOPE_BEGIN}
+    captured = {p for c, p in zip(code, pool, strict=True) if c == Code.CAPTURE_BEGIN}
+    return {0: (0, 0)} | {p: (0, p) if p in opened else (p, 0) for p in opened | captured}
 
 
 class _Stacks:
@@ -92,8 +106,9 @@ class _Stacks:
         return self._of.get(code, self._other)
 
 
-def _trace(answer: Answer, rules: Release, stacks: _Stacks) -> list[dict[str, Any]]:
+def _trace(case: Case, answer: Answer, rules: Release, stacks: _Stacks) -> list[dict[str, Any]]:
     names = {int(a): a.name.lower() for a in Action}
+    ids = pool_ids(case)
     out = []
     rows = answer.trace
     for command, action, addr, size, stream, pool in zip(
@@ -112,13 +127,13 @@ def _trace(answer: Answer, rules: Release, stacks: _Stacks) -> list[dict[str, An
         if rules.version >= (2, 10):
             entry["user_metadata"] = ""
         if rules.version >= (2, 12):
-            entry["pool_id"] = (0, pool)
+            entry["pool_id"] = ids[pool]
         entry["frames"] = stacks.of(command)
         out.append(entry)
     return out
 
 
-def _segments(answer: Answer, stacks: _Stacks) -> list[dict[str, Any]]:
+def _segments(case: Case, answer: Answer, stacks: _Stacks) -> list[dict[str, Any]]:
     """Return the final segments and blocks, by address."""
     asked: dict[int, int] = {}  # address -> the command that allocated it last
     for command, address in enumerate(answer.returned.tolist()):
@@ -140,6 +155,7 @@ def _segments(answer: Answer, stacks: _Stacks) -> list[dict[str, Any]]:
         }
         for row in answer.blocks
     ]
+    ids = pool_ids(case)
     out, at = [], 0
     for row in answer.segments:
         address, size = int(row["addr"]), int(row["size"])
@@ -161,7 +177,7 @@ def _segments(answer: Answer, stacks: _Stacks) -> list[dict[str, Any]]:
                 "requested_size": sum(b["requested_size"] for b in active),
                 "stream": int(row["stream"]),
                 "segment_type": "small" if row["flags"] & SMALL else "large",
-                "segment_pool_id": (0, int(row["pool"])),
+                "segment_pool_id": ids[int(row["pool"])],
                 "is_expandable": expandable,
                 "frames": stacks.of(made[address]) if known else [],
                 "blocks": inside,

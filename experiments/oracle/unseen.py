@@ -16,8 +16,8 @@ from ...sim.release import Release
 from ...sim.run import Run
 from ...sim.settings_line import parse_settings
 from ...traces.event import Action
-from ...traces.program import Program
-from .commands import ANY_STREAM, Case, Code
+from ...traces.program import Op, Program
+from .commands import Case, Code
 from .defects import RETURNS
 from .run import AFTER_WAIT, Answer
 from .translate import Translated
@@ -27,7 +27,8 @@ EMPTY = "an empty_cache that released nothing when recorded"
 POOL_RELEASE = "when a private pool lost its last user"
 CAPTURE_EMPTY = "that an empty_cache was called during a capture"
 CAPTURE_OOM = "that memory ran out during a capture"
-COMPLETION = "when a free that the recorded run waited for would have completed by itself"
+COMPLETION = "whether a free completed by itself or because the recorded run waited"
+ORDER = "the order in which one call completes several frees (it follows host addresses)"
 POOL = "which private pool memory came from (releases until 2.11 do not record it)"
 FAILED_SIZE = "the exact size of the request that failed when recorded"
 
@@ -79,6 +80,7 @@ def find_unseen(
         *_captures(reality, rules),
         *_pool_releases(reality, told_a, told_b),
         *_completions(reality),
+        *_orders(reality),
         *_pools(reality, rules, told_a, program),
         *_failed_size(reality, rules),
     ]
@@ -153,18 +155,47 @@ def _completions(reality: Reality) -> list[Unseen]:
     a = completions(reality.recorded, reality.a)
     b = completions(reality.program, reality.whole)
     never = len(reality.program.commands), False
+    gave_back = _commands_with(reality.a, *RETURNS, Action.OOM)
+    last = int(reality.recorded.commands["id"][-1]) if len(reality.recorded.commands) else -1
     found = []
     for allocation in a.keys() | b.keys():
         at_a, waited_a = a.get(allocation, never)
         at_b, waited_b = b.get(allocation, never)
-        predictable = at_b <= at_a if waited_b else at_a == at_b and not waited_a
-        if allocation not in b and reality.whole.returned[_malloc(reality.program, allocation)] == 0:
+        # In a malloc that gave memory back, too, those it waited for look like the others.
+        forced_a = waited_a or at_a in gave_back
+        predictable = at_b <= at_a if waited_b else at_a == at_b and not forced_a
+        if (
+            allocation not in b
+            and reality.whole.returned[_malloc(reality.program, allocation)] == 0
+        ):
             predictable = True  # it failed under B: there is nothing to free
-        if allocation not in a and at_b == never[0] - 1:
-            predictable = True  # the free of the last request, which failed under A
+        if allocation == last and recorded_failure(reality) is not None:
+            predictable = True  # the request that failed under A, freed at once under B
         if not predictable:
             found.append(Unseen(COMPLETION, min(at_a, at_b)))
     return found
+
+
+def _orders(reality: Reality) -> list[Unseen]:
+    """Calls in which A and B complete the same frees in different orders."""
+    in_a, in_b = (
+        _completed_by_command(case, answer)
+        for case, answer in ((reality.recorded, reality.a), (reality.program, reality.whole))
+    )
+    found = []
+    for command in in_a.keys() & in_b.keys():
+        a, b = in_a[command], in_b[command]
+        both = set(a) & set(b)
+        if [k for k in a if k in both] != [k for k in b if k in both]:
+            found.append(Unseen(ORDER, command))
+    return found
+
+
+def _completed_by_command(case: Case, answer: Answer) -> dict[int, list[int]]:
+    out: dict[int, list[int]] = {}
+    for allocation, (command, _) in completions(case, answer).items():  # in the order of the trace
+        out.setdefault(command, []).append(allocation)
+    return out
 
 
 def _malloc(case: Case, allocation: int) -> int:
@@ -177,14 +208,12 @@ def _pools(reality: Reality, rules: Release, told_a: Told, program: Program) -> 
     if rules.version >= (2, 12):
         return []
     true = told_a.translated.program
-    if len(true.request) != len(program.request):
-        return []
+    requests = [*program.request.tolist(), *program.arg[program.op == Op.TRY].tolist()]
     asked = np.array([b for _, b in true.pools])[true.req_pool[true.request]]
-    read = np.array([b for _, b in program.pools])[program.req_pool[program.request]]
-    wrong = np.flatnonzero(asked != read)
-    if not len(wrong) or all(f.kind != "guessed_pool" for f in program.findings):
-        return []  # a wrong pool that no finding warns of is a fault of ours
-    return [Unseen(POOL, int(told_a.translated.malloc[wrong[0]]))]
+    read = np.array([max(p) for p in program.pools])[program.req_pool[requests]]
+    n = min(len(asked), len(read))
+    wrong = np.flatnonzero(asked[:n] != read[:n])[:1].tolist()
+    return [Unseen(POOL, int(told_a.translated.malloc[k])) for k in wrong]
 
 
 def _failed_size(reality: Reality, rules: Release) -> list[Unseen]:
