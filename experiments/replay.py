@@ -83,6 +83,7 @@ def replay(
     from .outfile import check_output
     from .screen import announce_compiling, emit_json
     from .subject import find_release, load_subjects
+    from .unseen_notes import unseen_notes
 
     if snapshot is not None:
         check_output(snapshot, ".pickle", force=True)
@@ -105,6 +106,8 @@ def replay(
         notes += subject.recorded_settings(fit.rules)[1] + subject.program.findings
         if subject.is_warm:
             notes.append(_about_start(subject, kept))
+        if conf is not None or gpu.capacity_bytes is not None:
+            notes += unseen_notes(subject, fit.rules, run)
         if snapshot is not None:
             _write(snapshot, subject, run, line, fit.rules)
     notes = notes_on(results[0].conf, fit.rules, gpu) + notes

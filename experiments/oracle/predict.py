@@ -22,14 +22,15 @@ from ...traces.event import Action
 from ...traces.program import Program
 from ..replay import Replayed, replay_subject, result_of
 from ..subject import Subject, find_release, load_subjects
+from ..unseen_notes import unseen_notes
 from .commands import HANDLE, Case
 from .compare import ORDER_OF_FREES, RELEASING, compare, layout_differences
 from .defects import Defect
 from .recordable import write_recording
 from .run import Answer
 from .translate import translate
-from .triples import Reality, Triple
-from .unseen import Told, Unseen, find_unseen, recorded_failure
+from .triples import Dead, Reality, Triple
+from .unseen import Told, Unseen, differ_in_order, find_unseen, recorded_failure
 
 # How often all streams were waited for is in no recording: a wait that frees nothing shows nothing.
 UNKNOWABLE = ("num_sync_all_streams",)
@@ -57,7 +58,7 @@ class Prediction:
     fails: bool = False
 
 
-def predict(triple: Triple, reality: Reality, rules: Release) -> Prediction:
+def predict(triple: Triple, reality: Reality | Dead, rules: Release) -> Prediction:
     """Predict B from the recording made under A, and compare with what B did.
 
     Args:
@@ -65,6 +66,9 @@ def predict(triple: Triple, reality: Reality, rules: Release) -> Prediction:
         reality: what the real allocator did.
         rules: the release of both.
     """
+    if isinstance(reality, Dead):
+        _, defect, differences = _retell(reality.case, reality.answer, rules)
+        return Prediction(defect=defect, differences=[] if defect else differences)
     told: list[Told] = []
     for case, answer in ((reality.recorded, reality.a), (reality.program, reality.whole)):
         retold, defect, differences = _retell(case, answer, rules)
@@ -80,19 +84,25 @@ def predict(triple: Triple, reality: Reality, rules: Release) -> Prediction:
         return replace(out, differences=[f"the recording is refused: {error}"])
     ways = [(reality.whole, True), (reality.ended, False)][: 1 + out.fails]
     runs = []
+    several = len(told[1].translated.side_streams) > 1
+    left_open = ORDER_OF_FREES if several or differ_in_order(reality) else ()
     for answer, keep_going in ways:
         run, line, _ = replay_subject(
             subject, triple.conf, rules, triple.device, keep_going, whole=True
         )
         runs.append(run)
         said = result_of(subject, run, line, rules, triple.device)
-        found = _differences(reality, answer, subject, run, said, told[1])
+        found = _differences(reality, answer, subject, run, said, left_open)
         out.differences += [f"{'going on' if keep_going else 'ending'}: {d}" for d in found]
     out.events = len(reality.whole.trace)
     if out.differences:
         unseen = find_unseen(reality, rules, *told, subject.program)
         if unseen:
-            first = unseen[0]
+            said_kinds = {f.kind for f in unseen_notes(subject, rules, runs[-1])}
+            equal = [u for u in unseen if u.command == unseen[0].command]
+            first = next((u for u in equal if u.note in said_kinds), None)
+            if first is None:
+                return replace(out, differences=[f"replay has no note {unseen[0].note}"])
             n = int((reality.whole.trace["command"] < first.command).sum())
             found = _event_differences(reality, reality.whole, subject.program, runs[0], n)
             return replace(out, differences=found, unseen=first, events=n)
@@ -125,7 +135,12 @@ def _read_back(reality: Reality, rules: Release) -> Subject:
 
 
 def _differences(
-    reality: Reality, answer: Answer, subject: Subject, run: Run, said: Replayed, told_b: Told
+    reality: Reality,
+    answer: Answer,
+    subject: Subject,
+    run: Run,
+    said: Replayed,
+    left_open: tuple[str, ...],
 ) -> list[str]:
     program = subject.program
     stats = answer.stats
@@ -153,10 +168,12 @@ def _differences(
         for name, value in real.items()
         if getattr(said, name) != value
     ]
-    several = len(told_b.translated.side_streams) > 1
     for name, value in stats.items():
-        left_open = name in UNKNOWABLE or (several and name in ORDER_OF_FREES)
-        if left_open or (guessed and name.startswith("requested_bytes")):
+        if (
+            name in UNKNOWABLE
+            or name in left_open
+            or (guessed and name.startswith("requested_bytes"))
+        ):
             continue
         if run.stats.get(name) != value:
             out.append(f"{name}: real {value}, predicted {run.stats.get(name)}")

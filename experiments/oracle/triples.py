@@ -67,6 +67,18 @@ class Reality:
     ended: Answer
 
 
+@dataclass(frozen=True)
+class Dead:
+    """A triple that the real allocator did not survive.
+
+    Attributes:
+        case, answer: under which conditions, and as far as it came.
+    """
+
+    case: Case
+    answer: Answer
+
+
 def random_triple(release_name: str, rules: Release, seed: int) -> Triple:
     """Return triple number `seed` of a release."""
     case = random_case(release_name, rules, seed)
@@ -93,14 +105,14 @@ def first_failure(case: Case, answer: Answer) -> int:
     return int(failed.argmax()) if failed.any() else -1
 
 
-def run_triples(ask: Ask, triples: Sequence[Triple]) -> list[Reality | Answer]:
+def run_triples(ask: Ask, triples: Sequence[Triple]) -> list[Reality | Dead]:
     """Ask the real allocator about triples.
 
     Args:
         ask: runs cases.
 
     Returns:
-        For each what happened, or the answer under A or B that is of no use: its process died.
+        For each what happened.
     """
     firsts = ask([t.a for t in triples])
     recorded = []
@@ -122,14 +134,17 @@ def run_triples(ask: Ask, triples: Sequence[Triple]) -> list[Reality | Answer]:
     cuts = [p.with_commands(p.commands[: failed[k] + 1]) for k in again for p in [programs[k]]]
     for k, answer in zip(again, ask(cuts), strict=True):
         ended[k] = answer
-    out: list[Reality | Answer] = []
+    out: list[Reality | Dead] = []
     for k in range(len(triples)):
-        dead = [a for a in (answers_a[k], wholes[k], ended[k]) if a.status or not a.stats]
-        out.append(
-            dead[0]
-            if dead
-            else Reality(recorded[k], answers_a[k], programs[k], wholes[k], failed[k], ended[k])
-        )
+        dead = [
+            Dead(case, answer)
+            for case, answer in (
+                (recorded[k], answers_a[k]), (programs[k], wholes[k]), (programs[k], ended[k]),
+            )
+            if answer.status or not answer.stats
+        ]  # fmt: skip
+        real = Reality(recorded[k], answers_a[k], programs[k], wholes[k], failed[k], ended[k])
+        out.append(dead[0] if dead else real)
     return out
 
 

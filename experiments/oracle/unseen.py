@@ -17,20 +17,41 @@ from ...sim.run import Run
 from ...sim.settings_line import parse_settings
 from ...traces.event import Action
 from ...traces.program import Op, Program
+from ..unseen_notes import (
+    ABOUT_CAPTURE,
+    ABOUT_COMPLETION,
+    ABOUT_EMPTY_CACHE,
+    ABOUT_FAILED_SIZE,
+    ABOUT_POOL,
+    ABOUT_POOL_RELEASE,
+)
 from .commands import Case, Code
 from .defects import RETURNS
 from .run import AFTER_WAIT, Answer
 from .translate import Translated
 from .triples import Reality
 
-EMPTY = "an empty_cache that released nothing when recorded"
+EMPTY = "an empty_cache that released nothing"
 POOL_RELEASE = "when a private pool lost its last user"
 CAPTURE_EMPTY = "that an empty_cache was called during a capture"
 CAPTURE_OOM = "that memory ran out during a capture"
-COMPLETION = "whether a free completed by itself or because the recorded run waited"
+COMPLETION = "why a free completed: by itself, or because everything was waited for"
 ORDER = "the order in which one call completes several frees (it follows host addresses)"
-POOL = "which private pool memory came from (releases until 2.11 do not record it)"
-FAILED_SIZE = "the exact size of the request that failed when recorded"
+POOL = "which private pool memory came from (until 2.11)"
+FAILED_POOL = "which private pool a request that failed was for (until 2.11)"
+FAILED_SIZE = "the exact size of a request that failed"
+# Name -> the kind of note that `tightfit replay` gives about it.
+NOTES = {
+    EMPTY: ABOUT_EMPTY_CACHE,
+    POOL_RELEASE: ABOUT_POOL_RELEASE,
+    CAPTURE_EMPTY: ABOUT_CAPTURE,
+    CAPTURE_OOM: ABOUT_CAPTURE,
+    COMPLETION: ABOUT_COMPLETION,
+    ORDER: ABOUT_COMPLETION,
+    POOL: ABOUT_POOL,
+    FAILED_POOL: ABOUT_FAILED_SIZE,
+    FAILED_SIZE: ABOUT_FAILED_SIZE,
+}
 
 
 @dataclass(frozen=True)
@@ -44,6 +65,11 @@ class Unseen:
 
     name: str
     command: int
+
+    @property
+    def note(self) -> str:
+        """The kind of note that `tightfit replay` must give."""
+        return NOTES[self.name]
 
 
 @dataclass(frozen=True)
@@ -80,7 +106,8 @@ def find_unseen(
         *_captures(reality, rules),
         *_pool_releases(reality, told_a, told_b),
         *_completions(reality),
-        *_orders(reality),
+        # Elsewhere it decides about no block, only about counters that are left open then.
+        *(_orders(reality) if rules.tie_break == "block" else ()),
         *_pools(reality, rules, told_a, program),
         *_failed_size(reality, rules),
     ]
@@ -164,10 +191,8 @@ def _completions(reality: Reality) -> list[Unseen]:
         # In a malloc that gave memory back, too, those it waited for look like the others.
         forced_a = waited_a or at_a in gave_back
         predictable = at_b <= at_a if waited_b else at_a == at_b and not forced_a
-        if (
-            allocation not in b
-            and reality.whole.returned[_malloc(reality.program, allocation)] == 0
-        ):
+        at = _malloc(reality.program, allocation)
+        if allocation not in b and reality.whole.returned[at] == 0:
             predictable = True  # it failed under B: there is nothing to free
         if allocation == last and recorded_failure(reality) is not None:
             predictable = True  # the request that failed under A, freed at once under B
@@ -191,6 +216,15 @@ def _orders(reality: Reality) -> list[Unseen]:
     return found
 
 
+def differ_in_order(reality: Reality) -> bool:
+    """Whether some call completes the same frees in different orders under A and B.
+
+    Like other accidents of order it shows in the accumulators of inactive_split, and, in 2.12, in
+    which of two equal blocks is taken.
+    """
+    return bool(_orders(reality))
+
+
 def _completed_by_command(case: Case, answer: Answer) -> dict[int, list[int]]:
     out: dict[int, list[int]] = {}
     for allocation, (command, _) in completions(case, answer).items():  # in the order of the trace
@@ -209,11 +243,13 @@ def _pools(reality: Reality, rules: Release, told_a: Told, program: Program) -> 
         return []
     true = told_a.translated.program
     requests = [*program.request.tolist(), *program.arg[program.op == Op.TRY].tolist()]
-    asked = np.array([b for _, b in true.pools])[true.req_pool[true.request]]
+    wanted = [*true.request.tolist(), *true.arg[true.op == Op.TRY].tolist()]
+    asked = np.array([b for _, b in true.pools])[true.req_pool[wanted]]
     read = np.array([max(p) for p in program.pools])[program.req_pool[requests]]
     n = min(len(asked), len(read))
     wrong = np.flatnonzero(asked[:n] != read[:n])[:1].tolist()
-    return [Unseen(POOL, int(told_a.translated.malloc[k])) for k in wrong]
+    mallocs = [*told_a.translated.malloc.tolist(), len(reality.recorded.commands) - 1]
+    return [Unseen(POOL if k < len(program.request) else FAILED_POOL, mallocs[k]) for k in wrong]
 
 
 def _failed_size(reality: Reality, rules: Release) -> list[Unseen]:
