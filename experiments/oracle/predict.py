@@ -44,7 +44,9 @@ class Prediction:
     Attributes:
         differences: what was predicted wrongly, in words; empty if nothing.
         defect: an upstream defect that the real allocator ran into; nothing was compared.
-        unseen: what the recording does not show; everything before was compared.
+        unseen: what the recording does not show and mattered before the program ended, at its
+            first out-of-memory error if there is one; everything before was compared.
+        unseen_going_on: the same for a program that drops what fails and goes on.
         events: trace entries of B that were compared.
         ends_early: memory ran out under A, and the recording ends there.
         fails: memory ran out under B.
@@ -53,6 +55,7 @@ class Prediction:
     differences: list[str] = field(default_factory=list)
     defect: Defect | None = None
     unseen: Unseen | None = None
+    unseen_going_on: Unseen | None = None
     events: int = 0
     ends_early: bool = False
     fails: bool = False
@@ -68,6 +71,8 @@ def predict(triple: Triple, reality: Reality | Dead, rules: Release) -> Predicti
     """
     if isinstance(reality, Dead):
         _, defect, differences = _retell(reality.case, reality.answer, rules)
+        if defect is None and not differences:
+            differences = ["the real allocator did not answer"]
         return Prediction(defect=defect, differences=[] if defect else differences)
     told: list[Told] = []
     for case, answer in ((reality.recorded, reality.a), (reality.program, reality.whole)):
@@ -82,30 +87,36 @@ def predict(triple: Triple, reality: Reality | Dead, rules: Release) -> Predicti
         subject = _read_back(reality, rules)
     except TightfitError as error:
         return replace(out, differences=[f"the recording is refused: {error}"])
-    ways = [(reality.whole, True), (reality.ended, False)][: 1 + out.fails]
-    runs = []
     several = len(told[1].translated.side_streams) > 1
     left_open = ORDER_OF_FREES if several or differ_in_order(reality) else ()
-    for answer, keep_going in ways:
+    unseen: list[Unseen] | None = None
+    for keep_going in (False, True)[: 1 + out.fails]:
+        answer = reality.whole if keep_going else reality.ended
         run, line, _ = replay_subject(
             subject, triple.conf, rules, triple.device, keep_going, whole=True
         )
-        runs.append(run)
         said = result_of(subject, run, line, rules, triple.device)
         found = _differences(reality, answer, subject, run, said, left_open)
+        n, first = len(answer.trace), None
+        if found:
+            if unseen is None:
+                unseen = find_unseen(reality, rules, *told, subject.program)
+            last = len(reality.program.commands) if keep_going else reality.failed
+            mattered = [u for u in unseen if not out.fails or u.command <= last]
+            if mattered:
+                notes = {f.kind for f in unseen_notes(subject, rules, run)}
+                equal = [u for u in mattered if u.command == mattered[0].command]
+                first = next((u for u in equal if u.note in notes), None)
+                if first is None:
+                    return replace(out, differences=[f"replay has no note {equal[0].note}"])
+                n = int((answer.trace["command"] < first.command).sum())
+                found = _event_differences(reality, answer, subject.program, run, n)
         out.differences += [f"{'going on' if keep_going else 'ending'}: {d}" for d in found]
-    out.events = len(reality.whole.trace)
-    if out.differences:
-        unseen = find_unseen(reality, rules, *told, subject.program)
-        if unseen:
-            said_kinds = {f.kind for f in unseen_notes(subject, rules, runs[-1])}
-            equal = [u for u in unseen if u.command == unseen[0].command]
-            first = next((u for u in equal if u.note in said_kinds), None)
-            if first is None:
-                return replace(out, differences=[f"replay has no note {unseen[0].note}"])
-            n = int((reality.whole.trace["command"] < first.command).sum())
-            found = _event_differences(reality, reality.whole, subject.program, runs[0], n)
-            return replace(out, differences=found, unseen=first, events=n)
+        out.events += n
+        if keep_going:
+            out.unseen_going_on = first
+        else:
+            out.unseen = first
     return out
 
 

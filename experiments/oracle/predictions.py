@@ -33,7 +33,9 @@ class Predictions:
         seed, triples: triples number seed .. seed + triples - 1 were run.
         compared: those predicted in full, with everything the same.
         events: trace entries of the second runs that were compared.
-        out_of_memory: triples in which memory ran out under B, and was predicted to.
+        out_of_memory: those of them in which memory ran out under B, as predicted; the program
+            ends there.
+        went_on: those of them predicted as well if the program drops what fails and goes on.
         unseen: triples compared up to where something mattered that no recording shows, by name.
         defects: triples that ran into a defect of PyTorch, by name; not compared.
         differences: empty if there are none.
@@ -47,6 +49,7 @@ class Predictions:
     compared: int = 0
     events: int = 0
     out_of_memory: int = 0
+    went_on: int = 0
     unseen: Counter[str] = field(default_factory=Counter)
     defects: Counter[str] = field(default_factory=Counter)
     differences: list[Difference] = field(default_factory=list)
@@ -103,6 +106,7 @@ def count(proof: Predictions, found: Prediction, triple: Triple, rules: Release,
     else:
         proof.compared += 1
         proof.out_of_memory += found.fails
+        proof.went_on += found.fails and found.unseen_going_on is None
 
 
 def smallest(triple: Triple, found: Prediction, rules: Release, ask: Ask) -> Triple:
@@ -196,13 +200,13 @@ def _report(proofs: list[Predictions], interrupted: bool) -> None:
     table(
         "",
         [
-            "torch", "seed", "triples", "in full", "out of memory", "up to a point", "defects",
-            "wrong", "events", Column("time", "s"),
+            "torch", "seed", "triples", "in full", "out of memory", "and went on", "up to a point",
+            "defects", "wrong", "events", Column("time", "s"),
         ],
         [
             [
-                p.torch, p.seed, p.triples, p.compared, p.out_of_memory, p.unseen.total(),
-                p.defects.total(), len(p.differences), p.events, p.seconds,
+                p.torch, p.seed, p.triples, p.compared, p.out_of_memory, p.went_on,
+                p.unseen.total(), p.defects.total(), len(p.differences), p.events, p.seconds,
             ]
             for p in proofs
         ],
