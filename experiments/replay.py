@@ -83,6 +83,7 @@ def replay(
     from .outfile import check_output
     from .screen import announce_compiling, emit_json
     from .subject import find_release, load_subjects
+    from .unseen_notes import unseen_notes
 
     if snapshot is not None:
         check_output(snapshot, ".pickle", force=True)
@@ -101,10 +102,12 @@ def replay(
         run, line, kept = replay_subject(
             subject, conf, fit.rules, gpu, keep_going, whole=snapshot is not None
         )
-        results.append(_result(subject, run, line, fit.rules, gpu))
+        results.append(result_of(subject, run, line, fit.rules, gpu))
         notes += subject.recorded_settings(fit.rules)[1] + subject.program.findings
         if subject.is_warm:
             notes.append(_about_start(subject, kept))
+        if conf is not None or gpu.capacity_bytes is not None:
+            notes += unseen_notes(subject, fit.rules, run)
         if snapshot is not None:
             _write(snapshot, subject, run, line, fit.rules)
     notes = notes_on(results[0].conf, fit.rules, gpu) + notes
@@ -183,7 +186,7 @@ def replay_subject(
     return run, settings.conf, kept
 
 
-def _result(subject: Subject, run: Run, line: str, rules: Release, gpu: Device) -> Replayed:
+def result_of(subject: Subject, run: Run, line: str, rules: Release, gpu: Device) -> Replayed:
     stats = run.stats
     ooms = stats["num_ooms"] + stats["num_oom_rejections"]
     entry = None

@@ -140,6 +140,7 @@ def requests_of(
         least_rest=least_rest,
         is_small=is_small,
         expands=expands,
+        captured=np.array([rules.is_captured(pool) for pool in program.pools])[program.req_pool],
         small_page=SMALL_SEGMENT,
         large_page=settings.large_segment_size,
         reserve_bytes=reserve,

@@ -14,6 +14,7 @@ from ..sim.reclaim import collect_garbage, release_everything, release_oversize
 from ..sim.segments import new_segment
 from ..sim.state import (
     ALLOC_RETRIES,
+    CAPTURED,
     CLOCK,
     EXPANDABLE,
     EXPANDS,
@@ -105,7 +106,7 @@ def recover(s, q, stage):
         return np.int64(0)
     if stage == 0 and s.opt[MAX_SPLIT] < HUGE and release_oversize(s, q):
         return np.int64(1)
-    if stage <= 1 and s.g[IN_CAPTURE] == 0:
+    if stage <= 1 and s.g[IN_CAPTURE] == 0 and s.classes[q + CAPTURED] == 0:
         release_everything(s)
         return np.int64(2)
     return np.int64(0)

@@ -16,6 +16,7 @@ from .requests import Requests
 from .state import (
     ASKED,
     BINS,
+    CAPTURED,
     CELL_BITS,
     CELLS,
     CLASS_WORDS,
@@ -164,6 +165,7 @@ def plan_of(packed: Packed, requests: Requests, start: Layout | None) -> Plan:
     classes = PLAN.views(buffer)["classes"][: n * CLASS_WORDS].reshape(n, CLASS_WORDS)
     classes[1:, SEGMENT] = requests.segment
     classes[1:, LEAST_REST] = requests.least_rest
+    classes[1:, CAPTURED] = requests.captured
     return replace(plan, buffer=buffer)
 
 
@@ -200,6 +202,7 @@ def build_plan(program: Program, parts: Sequence[Requests], start: Layout | None
     rows[:, ASKED] = np.tile(program.req_size, len(parts))
     rows[:, SEGMENT] = np.concatenate([p.segment for p in parts])
     rows[:, LEAST_REST] = np.concatenate([p.least_rest for p in parts])
+    rows[:, CAPTURED] = np.concatenate([p.captured for p in parts])
     rows[:, LANE] = lane
 
     lanes = np.zeros((n_lanes, LANE_WORDS), np.int64)

@@ -149,8 +149,9 @@ class _Replay:
             block = self.allocator.malloc(
                 size,
                 int(self.program.req_stream[request]),
-                int(self.program.req_pool[request]),
+                pool := int(self.program.req_pool[request]),
                 alloc,
+                captured=self.allocator.rules.is_captured(self.program.pools[pool]),
             )
         except Rejected:
             block = None

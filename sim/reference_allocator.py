@@ -152,7 +152,9 @@ class Allocator:
 
     # ---- malloc
 
-    def malloc(self, n: int, stream: int, pool_number: int, alloc: int) -> Block | None:
+    def malloc(
+        self, n: int, stream: int, pool_number: int, alloc: int, captured: bool = False
+    ) -> Block | None:
         """Serve a request of n bytes, or return None after reporting out of memory.
 
         Raises:
@@ -170,7 +172,7 @@ class Allocator:
             block = self.alloc_block(pool, size, stream)
         if block is None and self.release_available_cached_blocks(pool, size, stream):
             block = self.alloc_block(pool, size, stream)
-        if block is None and not self.capturing:
+        if block is None and not (self.capturing or captured):
             self.release_cached_blocks(0)
             self.stats.counts["num_alloc_retries"] += 1
             block = self.alloc_block(pool, size, stream)

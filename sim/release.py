@@ -60,6 +60,16 @@ class Release:
         """Any open pool scope counts as capture context (until 2.12)."""
         return self.version <= (2, 12)
 
+    def is_captured(self, pool: tuple[int, int]) -> bool:
+        """Whether whoever allocates from a pool is in capture context for certain.
+
+        A graph that was given no pool makes one with a number of its own in front, which only its
+        captures use. Until 2.12 the scope that any private pool needs is enough.
+
+        Source: CUDAGraph::capture_begin and MemPool::graph_pool_handle.
+        """
+        return pool != (0, 0) and (self.capture_means_any_scope or pool[1] == 0)
+
     @property
     def empties_single_pools(self) -> bool:
         """empty_cache takes a pool id (2.8)."""

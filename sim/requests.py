@@ -23,6 +23,7 @@ class Requests:
         least_rest: the smallest remainder worth splitting off; HUGE = never split.
         is_small: True where the request is served from the small pool.
         expands: True where new memory for the request is expandable.
+        captured: True where only a capture can have made the request.
         small_page, large_page: bytes of an expandable page in either pool.
         reserve_bytes: virtual bytes of a new expandable reservation.
         options: values of the state's options by index (MAX_SPLIT, LIMIT, ...); absent ones keep
@@ -34,6 +35,7 @@ class Requests:
     least_rest: np.ndarray
     is_small: np.ndarray
     expands: np.ndarray
+    captured: np.ndarray
     small_page: int = 2 * MiB
     large_page: int = 20 * MiB
     reserve_bytes: int = 0

@@ -100,7 +100,7 @@ BIN_SHIFT = 4
 
 # --- rows of the class table: one class = one distinct request ------------------------------------
 CLASS_WORDS = 8
-NEED, ASKED, SEGMENT, LEAST_REST, LANE, FIRST_BIN, END_BIN = range(7)
+NEED, ASKED, SEGMENT, LEAST_REST, LANE, FIRST_BIN, END_BIN, CAPTURED = range(8)
 
 # --- rows of the lane table: one lane = one pool's blocks of one stream ---------------------------
 LANE_WORDS = 16

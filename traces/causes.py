@@ -29,7 +29,8 @@ class EmptyCache:
 
     Attributes:
         entries: entries of the segments it released, ascending; the call stands before the
-            completed frees in front of the first.
+            completed frees in front of the first. Empty if its stack on such a free is all that
+            shows it.
         first: entry it stands before.
         pool: the only pool it may have been meant for, 0 = all.
         releases: private pools that must have been freeable.
@@ -91,12 +92,14 @@ def find_causes(
     asked = np.flatnonzero(is_release)
     ooms = np.flatnonzero(h.action == Action.OOM)
     closing = np.unique(np.concatenate([np.searchsorted(hard, asked), np.searchsorted(hard, ooms)]))
+    is_empty_cache = _StackTest(stacks, EMPTY_CACHE)
+    waited = [i for i in completions.tolist() if is_empty_cache(int(h.stack[i]))]
+    closing = np.unique(np.concatenate([closing, np.searchsorted(hard, waited).astype(np.int64)]))
     reserved = np.concatenate([[0], reserved_after(h)])  # in front of each entry
     reserved[0] = reserved_before(h)
     highest = int(reserved.max())
     row_of = dict(zip(extents.entries.tolist(), followed.from_extent.tolist(), strict=True))
     room_of = dict(zip(extents.entries.tolist(), followed.room.tolist(), strict=True))
-    is_empty_cache = _StackTest(stacks, EMPTY_CACHE)
     telling = _stacks_tell(h, followed, is_empty_cache)
     causes = Causes()
     for c in closing.tolist():
@@ -127,6 +130,11 @@ def find_causes(
         if emptied:
             _add_empty_caches(causes, h, extents, row_of, emptied, done, first, cut, pending_after,
                               is_empty_cache)  # fmt: skip
+        called = [i for i in done if is_empty_cache(int(h.stack[i]))]
+        if called and not emptied:
+            # It had nothing to release; under other settings it may have.
+            causes.empty_caches.append(EmptyCache([], called[0], 0, [], True))
+            done = [i for i in done if i not in called]
         inside = [i for i in outs if i >= cut]
         pools = _private_pools(h, extents, row_of, inside)
         if pools:

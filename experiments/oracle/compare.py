@@ -114,7 +114,7 @@ def compare(
             out += _stat_differences(
                 answer, run, translated, missing_syncs(settings, translated, run)
             )
-            out += _layout_differences(answer, run)
+            out += layout_differences(answer, run)
     return verdict
 
 
@@ -218,7 +218,7 @@ def _stat_differences(
     return out
 
 
-def _layout_differences(answer: Answer, run: Run) -> list[str]:
+def layout_differences(answer: Answer, run: Run) -> list[str]:
     """Compare the final snapshot, segments and blocks in address order."""
     assert run.layout is not None
     s, b = run.layout.segments, run.layout.blocks

@@ -65,6 +65,16 @@ def prove(
             show_default=False,
         ),
     ] = None,
+    predictions: Annotated[
+        int | None,
+        typer.Option(
+            "--predictions",
+            metavar="N",
+            min=1,
+            help="Predict N programs for other settings from recordings, and compare with those.",
+            show_default=False,
+        ),
+    ] = None,
     wheels: Annotated[
         Path | None,
         typer.Option(
@@ -92,6 +102,11 @@ def prove(
     if seconds is None and events is None:
         seconds = SECONDS
     versions = list(RELEASES) if torch == "all" else [v.strip() for v in torch.split(",")]
+    if predictions is not None:
+        from .predictions import run_predictions
+
+        _end(*run_predictions(versions, predictions, seed or 0, wheels, as_json))
+        return
     proofs: list[Proof] = []
     interrupted = False
     known = read(log) if log is not None else []
@@ -120,11 +135,20 @@ def prove(
         emit_json({"verdict": _verdict(proofs), "interrupted": interrupted, "releases": proofs})
     else:
         _report(proofs, interrupted)
-    if any(proof.differences for proof in proofs):
+    _end(
+        any(proof.differences for proof in proofs),
+        interrupted,
+        any(proof.failure for proof in proofs),
+    )
+
+
+def _end(is_different: bool, interrupted: bool, failed: bool) -> None:
+    """Leave with the exit code of what happened."""
+    if is_different:
         raise typer.Exit(1)
     if interrupted:
         raise typer.Exit(INTERRUPTED)
-    if any(proof.failure for proof in proofs):
+    if failed:
         raise typer.Exit(BAD_INPUT)
 
 

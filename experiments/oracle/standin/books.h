@@ -60,9 +60,10 @@ struct Graph {
   unsigned long long id;
 };
 
-// Work on a stream is a count: how much was issued and how much of it is done.
+// Work on a stream is a count: how much was issued, how much of it is done, and how much of it was
+// told to be.
 struct Stream {
-  uint64_t issued = 0, done = 0;
+  uint64_t issued = 0, done = 0, told = 0;
   Graph* capture = nullptr;
   std::vector<Node*> terminals;  // of its capture
 };

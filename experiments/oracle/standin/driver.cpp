@@ -75,7 +75,7 @@ struct Row {
   uint32_t command;
   uint8_t action;  // TraceEntry::Action, or a Kind
   uint8_t flags;   // trace: 1 = after waiting for an event; segment: 1 small, 2 expandable
-  uint16_t pool;
+  uint16_t pool;   // second half of a private pool's id; of trace entries from 2.8
   uint64_t addr;
   int64_t size;
   uint64_t stream;
@@ -130,6 +130,7 @@ void on_trace(const Entry& entry, uint64_t waits_before) {
   Row& row = add(uint8_t(entry.action_), uint64_t(entry.addr_), int64_t(entry.size_),
                  uint64_t(entry.stream_));
   row.flags = standin_waits() != waits_before;
+  if constexpr (requires { entry.mempool_; }) row.pool = uint16_t(entry.mempool_.second);
 }
 
 // ---- counters and snapshot
@@ -268,11 +269,12 @@ class Player {
     allocator::get()->raw_delete(p);
   }
 
-  // Another stream uses the block: one item of work, and record_stream.
+  // Another stream uses the block: one item of work, and record_stream. The work is there even if
+  // the block is not, so that later work completes at the same command whatever was served.
   void record(uint32_t id, uint16_t stream) {
+    standin_kernel(handle_of(stream));
     auto it = live_.find(id);
     if (it == live_.end()) return;
-    standin_kernel(handle_of(stream));
     auto* a = allocator::get();
     c10::DataPtr data(it->second, it->second, a->raw_deleter(), c10::Device(c10::kCUDA, 0));
     a->recordStream(data, c10::cuda::getStreamFromExternal(handle_of(stream), 0));
