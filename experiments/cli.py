@@ -23,12 +23,13 @@ from .convert import convert, strip
 from .info import info
 from .oracle.prove import prove
 from .policy import policy
+from .recording.command import record
 from .replay import replay
 from .tune import tune
 from .workloads import workloads
 
-# In the order in which they are used: look, trust, ask, keep; and what the trust rests on.
-COMMANDS = (info, check, replay, tune, compare, convert, strip, workloads, prove, bench)
+# In the order in which they are used: record, look, trust, ask, keep; and what the trust rests on.
+COMMANDS = (record, info, check, replay, tune, compare, convert, strip, workloads, prove, bench)
 
 OK, NO, BAD_INPUT, BUG, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 70, 130, 141
 

@@ -31,23 +31,18 @@ def build_driver(wheel: Wheel) -> Path:
     Raises:
         VerificationError: there is no g++, or it fails.
     """
-    compiler = shutil.which(os.environ.get("CXX", "g++"))
-    if compiler is None:
-        raise VerificationError(
-            "oracle: no g++ found; the stand-in for CUDA has to be compiled (a Debian "
-            "package of that name, or set CXX)"
-        )
-    standin = _build_standin(compiler, wheel.cuda)
+    compiler = find_compiler()
+    standin = build_standin(compiler, wheel.cuda)
     libraries = [str(wheel.root / name) for name in LIBRARIES]
-    digest = _digest(SOURCES / "driver.cpp", SOURCES / "control.h", *map(Path, libraries))
+    digest = digest_of(SOURCES / "driver.cpp", SOURCES / "control.h", *map(Path, libraries))
     target = cache() / f"driver-{wheel.version}-{digest}-{standin.name.rsplit('-', 1)[1]}"
     if target.is_file():
         return target
-    needed = [str(standin / name) for name in (_runtime(wheel.cuda), *SHELLS)]
+    needed = [str(standin / name) for name in (runtime_name(wheel.cuda), *SHELLS)]
     rpath = f"{standin}:{(wheel.root / LIBRARIES[0]).parent}"
     with tempfile.TemporaryDirectory(dir=cache()) as scratch:
         made = Path(scratch) / target.name
-        _compile(
+        compile_with(
             compiler, "-std=c++20", "-O1", f"-D_GLIBCXX_USE_CXX11_ABI={int(not wheel.old_strings)}",
             f"-I{SOURCES}", "-isystem", str(wheel.root / "torch/include"), *_headers(wheel.cuda),
             str(SOURCES / "driver.cpp"),
@@ -59,9 +54,24 @@ def build_driver(wheel: Wheel) -> Path:
     return target
 
 
-def _build_standin(compiler: str, cuda: int) -> Path:
+def find_compiler() -> str:
+    """Return the path of the C++ compiler.
+
+    Raises:
+        VerificationError: there is none.
+    """
+    compiler = shutil.which(os.environ.get("CXX", "g++"))
+    if compiler is None:
+        raise VerificationError(
+            "oracle: no g++ found; the stand-in for CUDA has to be compiled (a Debian "
+            "package of that name, or set CXX)"
+        )
+    return compiler
+
+
+def build_standin(compiler: str, cuda: int) -> Path:
     """Return the folder that holds libcudart and the shells for a major version of CUDA."""
-    digest = _digest(*(p for p in SOURCES.iterdir() if p.name != "driver.cpp"))
+    digest = digest_of(*standin_sources())
     target = cache() / f"standin-{cuda}-{digest}"
     if target.is_dir():
         return target
@@ -69,30 +79,55 @@ def _build_standin(compiler: str, cuda: int) -> Path:
     with tempfile.TemporaryDirectory(dir=cache()) as scratch:
         folder = Path(scratch) / "made"
         folder.mkdir()
-        versions = Path(scratch) / "libcudart.map"
-        text = (SOURCES / "libcudart.map.in").read_text()
-        versions.write_text(text.replace("@CUDA@", str(cuda)))
-        runtime = folder / _runtime(cuda)
-        _compile(
-            compiler, "-std=c++17", "-O2", "-fPIC", "-shared", *_headers(cuda),
-            *(str(SOURCES / name) for name in STANDIN), f"-Wl,-soname,{runtime.name}",
-            f"-Wl,--version-script={versions}", "-lpthread", "-o", str(runtime),
-        )  # fmt: skip
-        for name in SHELLS:
-            _compile(
-                compiler, "-x", "c", "-fPIC", "-shared", str(SOURCES / "shell.c"), "-x", "none",
-                f"-Wl,-soname,{name}", "-Wl,--no-as-needed", str(runtime), "-Wl,-rpath,$ORIGIN",
-                "-o", str(folder / name),
-            )  # fmt: skip
-        try:
-            folder.rename(target)
-        except OSError:  # somebody else was faster
-            if not target.is_dir():
-                raise
+        compile_standin(folder, compiler, cuda)
+        put_in_place(folder, target)
     return target
 
 
-def _runtime(cuda: int) -> str:
+def compile_standin(folder: Path, compiler: str, cuda: int, *more: Path) -> None:
+    """Compile libcudart and the shells into a folder.
+
+    Args:
+        folder: where to.
+        compiler: path of the compiler.
+        cuda: major version.
+        more: object files with further functions of the runtime.
+    """
+    runtime = folder / runtime_name(cuda)
+    with tempfile.NamedTemporaryFile("w", suffix=".map") as versions:
+        text = (SOURCES / "libcudart.map.in").read_text()
+        versions.write(text.replace("@CUDA@", str(cuda)))
+        versions.flush()
+        compile_with(
+            compiler, "-std=c++17", "-O2", "-fPIC", "-shared", *_headers(cuda),
+            *(str(SOURCES / name) for name in STANDIN), *map(str, more),
+            f"-Wl,-soname,{runtime.name}", f"-Wl,--version-script={versions.name}", "-lpthread",
+            "-o", str(runtime),
+        )  # fmt: skip
+    for name in SHELLS:
+        compile_with(
+            compiler, "-x", "c", "-fPIC", "-shared", str(SOURCES / "shell.c"), "-x", "none",
+            f"-Wl,-soname,{name}", "-Wl,--no-as-needed", str(runtime), "-Wl,-rpath,$ORIGIN",
+            "-o", str(folder / name),
+        )  # fmt: skip
+
+
+def standin_sources() -> list[Path]:
+    """Return every file that the stand-in is made from."""
+    return [path for path in SOURCES.iterdir() if path.name != "driver.cpp"]
+
+
+def put_in_place(folder: Path, target: Path) -> None:
+    """Rename a finished folder; somebody else may have been faster."""
+    try:
+        folder.rename(target)
+    except OSError:
+        if not target.is_dir():
+            raise
+
+
+def runtime_name(cuda: int) -> str:
+    """Return the file name of the CUDA runtime of a major version."""
     return f"libcudart.so.{cuda}"
 
 
@@ -100,7 +135,7 @@ def _headers(cuda: int) -> list[str]:
     return [word for folder in find_cuda_headers(cuda) for word in ("-isystem", str(folder))]
 
 
-def _digest(*paths: Path) -> str:
+def digest_of(*paths: Path) -> str:
     """Return a name for the content of files."""
     total = hashlib.sha256()
     for path in sorted(paths, key=lambda p: p.name):
@@ -108,7 +143,7 @@ def _digest(*paths: Path) -> str:
     return total.hexdigest()[:12]
 
 
-def _compile(*words: str) -> None:
+def compile_with(*words: str) -> None:
     """Run the compiler.
 
     Raises:

@@ -74,6 +74,34 @@ def find_wheel(version: str, folder: Path | None = None, download: bool = True) 
         ConfigError: not a full version.
         VerificationError: it is not at hand and cannot be fetched, or is damaged.
     """
+    check_asked(version)
+    if folder is None and os.environ.get(WHEELS_VARIABLE):
+        folder = Path(os.environ[WHEELS_VARIABLE])
+    for base in (folder, cache()):
+        if base is not None and (base / f"torch-{version}" / LIBRARIES[1]).is_file():
+            return look_at(version, base / f"torch-{version}")
+    for path in sorted(folder.glob(f"torch-{version}-*.whl")) if folder is not None else ():
+        return look_at(version, _unpack_torch(version, path))
+    if not download:
+        raise VerificationError(
+            f"oracle: the libraries of torch {version} are not at hand (looked in "
+            f"{folder or '$' + WHEELS_VARIABLE} and the cache)"
+        )
+    warn(f"fetching the CUDA wheel of torch {version} (0.5 to 0.9 GB, of which 5 MB are kept)")
+    with tempfile.TemporaryDirectory(prefix="tightfit-") as scratch:
+        # "===" asks for the plain version: "==" would prefer one with a suffix such as +cpu.
+        pip_download([f"torch==={version}"], Path(scratch))
+        (path,) = Path(scratch).glob("*.whl")
+        return look_at(version, _unpack_torch(version, path))
+
+
+def check_asked(version: str) -> None:
+    """Refuse a release that cannot be fetched or cannot run here.
+
+    Raises:
+        ConfigError: not a full version.
+        VerificationError: not a machine that the wheels are made for.
+    """
     if not re.fullmatch(r"\d+\.\d+\.\d+", version):
         near = [r for r in RELEASES if r.startswith(version.rstrip(".") + ".")]
         hint = f"; did you mean '{near[0]}'?" if near else ""
@@ -85,24 +113,6 @@ def find_wheel(version: str, folder: Path | None = None, download: bool = True) 
             f"oracle: found {sys.platform} on {platform.machine()}, expected Linux on x86_64: "
             "PyTorch's compiled allocator runs nowhere else without its GPU"
         )
-    if folder is None and os.environ.get(WHEELS_VARIABLE):
-        folder = Path(os.environ[WHEELS_VARIABLE])
-    for base in (folder, cache()):
-        if base is not None and (base / f"torch-{version}" / LIBRARIES[1]).is_file():
-            return _look_at(version, base / f"torch-{version}")
-    for path in sorted(folder.glob(f"torch-{version}-*.whl")) if folder is not None else ():
-        return _look_at(version, _unpack_torch(version, path))
-    if not download:
-        raise VerificationError(
-            f"oracle: the libraries of torch {version} are not at hand (looked in "
-            f"{folder or '$' + WHEELS_VARIABLE} and the cache)"
-        )
-    warn(f"fetching the CUDA wheel of torch {version} (0.5 to 0.9 GB, of which 5 MB are kept)")
-    with tempfile.TemporaryDirectory(prefix="tightfit-") as scratch:
-        # "===" asks for the plain version: "==" would prefer one with a suffix such as +cpu.
-        _pip_download([f"torch==={version}"], Path(scratch))
-        (path,) = Path(scratch).glob("*.whl")
-        return _look_at(version, _unpack_torch(version, path))
 
 
 def find_cuda_headers(major: int) -> list[Path]:
@@ -120,12 +130,12 @@ def find_cuda_headers(major: int) -> list[Path]:
     if not target.is_dir():
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-            _pip_download(list(CUDA_HEADERS[major]), Path(scratch))
+            pip_download(list(CUDA_HEADERS[major]), Path(scratch))
             for path in Path(scratch).glob("*.whl"):
                 with zipfile.ZipFile(path) as file:
                     names = [n for n in file.namelist() if "/include/" in n and not n.endswith("/")]
                     file.extractall(Path(scratch) / "unpacked", names)
-            _move(Path(scratch) / "unpacked", target)
+            move_folder(Path(scratch) / "unpacked", target)
     folders = sorted(target.glob("nvidia/*/include"), key=lambda p: _cuda_major(p) != major)
     if not folders or _cuda_major(folders[0]) != major:
         raise VerificationError(f"oracle: no header of CUDA {major} in {target}; delete it")
@@ -142,7 +152,7 @@ def _cuda_major(include: Path) -> int:
     return int(found[1]) // 1000 if found else 0
 
 
-def _look_at(version: str, root: Path) -> Wheel:
+def look_at(version: str, root: Path) -> Wheel:
     """Find out how a release was built.
 
     Raises:
@@ -190,13 +200,13 @@ def _unpack_torch(version: str, path: Path) -> Path:
                     raise VerificationError(f"oracle: {path.name}: {name} is damaged")
             unpacked = Path(scratch) / "unpacked"
             file.extractall(unpacked, names)
-            _move(unpacked, target)
+            move_folder(unpacked, target)
     except (OSError, zipfile.BadZipFile, ValueError) as error:
         raise VerificationError(f"oracle: {path.name} cannot be unpacked: {error}") from error
     return target
 
 
-def _move(source: Path, target: Path) -> None:
+def move_folder(source: Path, target: Path) -> None:
     """Put a folder in its place at once; somebody else may have been faster."""
     try:
         source.rename(target)
@@ -206,7 +216,7 @@ def _move(source: Path, target: Path) -> None:
         shutil.rmtree(source)
 
 
-def _pip_download(requirements: list[str], folder: Path) -> None:
+def pip_download(requirements: list[str], folder: Path) -> None:
     """Download wheels.
 
     Raises:

@@ -219,7 +219,7 @@ def test_a_compiler_that_fails_says_why(monkeypatch: pytest.MonkeyPatch) -> None
     if compiler is None:
         pytest.skip("no program 'false'")
     with pytest.raises(VerificationError, match="false failed"):
-        building._compile(compiler, "x.cpp")
+        building.compile_with(compiler, "x.cpp")
 
 
 @pytest.fixture

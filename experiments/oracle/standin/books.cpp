@@ -5,7 +5,8 @@
 //   STANDIN_TOTAL, STANDIN_OTHER, STANDIN_GRANULARITY   bytes, with suffix K, M, G or T
 //   STANDIN_DEVICES      number of devices
 //   STANDIN_BACKED=1     lazily committed host memory behind the device's addresses
-//   STANDIN_CAPABILITY   e.g. 9.0
+//   STANDIN_NAME, STANDIN_CAPABILITY (e.g. 9.0), STANDIN_MULTIPROCESSORS, STANDIN_THREADS,
+//   STANDIN_BLOCKS, STANDIN_SHARED, STANDIN_CACHE   the kind of device, as struct Kind
 #include "books.h"
 
 #include <sys/mman.h>
@@ -91,7 +92,14 @@ World::World() {
   granularity = bytes_from("STANDIN_GRANULARITY", 2 * MiB);
   const char* text = getenv("STANDIN_BACKED");
   backed = text && !strcmp(text, "1");
-  if ((text = getenv("STANDIN_CAPABILITY"))) sscanf(text, "%d.%d", &capability[0], &capability[1]);
+  if ((text = getenv("STANDIN_NAME"))) snprintf(kind.name, sizeof kind.name, "%s", text);
+  if ((text = getenv("STANDIN_CAPABILITY")))
+    sscanf(text, "%d.%d", &kind.capability[0], &kind.capability[1]);
+  kind.multiprocessors = int(bytes_from("STANDIN_MULTIPROCESSORS", size_t(kind.multiprocessors)));
+  kind.threads = int(bytes_from("STANDIN_THREADS", size_t(kind.threads)));
+  kind.blocks = int(bytes_from("STANDIN_BLOCKS", size_t(kind.blocks)));
+  kind.shared = bytes_from("STANDIN_SHARED", kind.shared);
+  kind.cache = bytes_from("STANDIN_CACHE", kind.cache);
   for (Device& d : device) {
     d.total = bytes_from("STANDIN_TOTAL", 80 * GiB);
     d.other = bytes_from("STANDIN_OTHER", 0);
@@ -185,5 +193,7 @@ EXPORT void standin_finish(void* handle, long long n) {
   s->told = n < 0 ? s->issued : std::min(s->issued, s->told + uint64_t(n));
   s->done = std::max(s->done, s->told);
 }
+
+EXPORT void standin_on_read(void (*call)(size_t)) { world().on_read = call; }
 
 EXPORT uint64_t standin_waits() { return world().waits; }

@@ -94,6 +94,14 @@ struct Device {
   size_t total, other, used = 0;
 };
 
+// What a program can ask about the kind of device; kernels choose their scratch by it.
+struct Kind {
+  char name[256] = "stand-in device";
+  int capability[2] = {9, 0};
+  int multiprocessors = 132, threads = 2048, blocks = 32;  // the latter two of one multiprocessor
+  size_t shared = 228 * KiB, cache = 60 * MiB;             // shared memory of one, L2 of all
+};
+
 struct World {
   std::mutex lock;
   int devices = 1;
@@ -101,7 +109,7 @@ struct World {
   size_t granularity = 2 * MiB;
   bool backed = false;   // host memory behind device addresses
   bool manual = false;   // work is done when told, not at once
-  int capability[2] = {9, 0};
+  Kind kind;
   AddressSpace* addresses;
   std::map<size_t, Allocation> allocations;  // by address, as the next two
   std::map<size_t, size_t> reservations;
@@ -112,6 +120,7 @@ struct World {
   unsigned long long next_capture = 1;
   int captures = 0;      // streams in a capture
   uint64_t waits = 0;    // calls that waited for an event
+  void (*on_read)(size_t) = nullptr;  // told of every copy from a device to the host
 
   World();
   // The rest is called with the lock held.

@@ -19,6 +19,9 @@ void standin_kernel(void* stream);
 void standin_finish(void* stream, long long n);
 void standin_capture_begin(void* stream);
 void standin_capture_end(void* stream);
+// Call this with the bytes of every copy from a device to the host, before it is made; null = none.
+// What a program reads there was computed by nobody.
+void standin_on_read(void (*call)(size_t));
 // How often a caller has waited for an event (cudaEventSynchronize).
 uint64_t standin_waits();
 }

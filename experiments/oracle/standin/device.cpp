@@ -73,14 +73,14 @@ EXPORT cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int d) {
   World& w = world();
   if (d < 0 || d >= w.devices) return fail(cudaErrorInvalidDevice);
   memset(p, 0, sizeof *p);
-  snprintf(p->name, sizeof p->name, "stand-in device");
+  snprintf(p->name, sizeof p->name, "%s", w.kind.name);
   p->totalGlobalMem = w.device[d].total;
-  p->major = w.capability[0];
-  p->minor = w.capability[1];
-  p->multiProcessorCount = 132;
+  p->major = w.kind.capability[0];
+  p->minor = w.kind.capability[1];
+  p->multiProcessorCount = w.kind.multiprocessors;
   p->sharedMemPerBlock = 48 * KiB;
-  p->sharedMemPerBlockOptin = 227 * KiB;
-  p->sharedMemPerMultiprocessor = 228 * KiB;
+  p->sharedMemPerBlockOptin = w.kind.shared - KiB;  // the system keeps one
+  p->sharedMemPerMultiprocessor = w.kind.shared;
   p->reservedSharedMemPerBlock = KiB;
   p->regsPerBlock = p->regsPerMultiprocessor = 65536;
   p->warpSize = 32;
@@ -89,12 +89,12 @@ EXPORT cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int d) {
   p->maxThreadsDim[2] = 64;
   p->maxGridSize[0] = 2147483647;
   p->maxGridSize[1] = p->maxGridSize[2] = 65535;
-  p->maxThreadsPerMultiProcessor = 2048;
-  p->maxBlocksPerMultiProcessor = 32;
+  p->maxThreadsPerMultiProcessor = w.kind.threads;
+  p->maxBlocksPerMultiProcessor = w.kind.blocks;
   p->totalConstMem = 64 * KiB;
   p->textureAlignment = 512;
   p->memoryBusWidth = 6144;
-  p->l2CacheSize = int(60 * MiB);
+  p->l2CacheSize = int(w.kind.cache);
   p->asyncEngineCount = 3;
   p->unifiedAddressing = p->managedMemory = p->concurrentKernels = 1;
   p->streamPrioritiesSupported = p->cooperativeLaunch = p->memoryPoolsSupported = 1;

@@ -34,8 +34,8 @@ EXPORT cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* a, const void*) {
   memset(a, 0, sizeof *a);
   a->maxThreadsPerBlock = 1024;
   a->numRegs = 32;
-  a->binaryVersion = a->ptxVersion = world().capability[0] * 10 + world().capability[1];
-  a->maxDynamicSharedSizeBytes = 227 * 1024;
+  a->binaryVersion = a->ptxVersion = world().kind.capability[0] * 10 + world().kind.capability[1];
+  a->maxDynamicSharedSizeBytes = int(world().kind.shared - KiB);
   return cudaSuccess;
 }
 EXPORT cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* n, const void*, int, size_t) {

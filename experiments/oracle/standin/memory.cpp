@@ -47,6 +47,7 @@ cudaError_t release(void* pointer) {
 void copy(void* to, const void* from, size_t size) {
   if (!size) return;
   bool to_device = is_device_address(to), from_device = is_device_address(from);
+  if (from_device && !to_device && world().on_read) world().on_read(size);
   if (world().backed || (!to_device && !from_device)) memmove(to, from, size);
   else if (!to_device) memset(to, 0, size);
 }

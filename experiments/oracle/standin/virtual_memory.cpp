@@ -173,7 +173,7 @@ EXPORT CUresult cuDeviceGet(CUdevice* d, int i) {
   return CUDA_SUCCESS;
 }
 EXPORT CUresult cuDeviceGetName(char* text, int size, CUdevice) {
-  snprintf(text, size_t(size), "stand-in device");
+  snprintf(text, size_t(size), "%s", world().kind.name);
   return CUDA_SUCCESS;
 }
 EXPORT CUresult cuDeviceGetAttribute(int* v, CUdevice_attribute what, CUdevice) {
@@ -181,9 +181,9 @@ EXPORT CUresult cuDeviceGetAttribute(int* v, CUdevice_attribute what, CUdevice) 
     case CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED:
     case CU_DEVICE_ATTRIBUTE_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED:
     case CU_DEVICE_ATTRIBUTE_GPU_DIRECT_RDMA_WITH_CUDA_VMM_SUPPORTED: *v = 1; break;
-    case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR: *v = world().capability[0]; break;
-    case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR: *v = world().capability[1]; break;
-    case CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT: *v = 132; break;
+    case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR: *v = world().kind.capability[0]; break;
+    case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR: *v = world().kind.capability[1]; break;
+    case CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT: *v = world().kind.multiprocessors; break;
     default: *v = 0; break;  // no fabric handles, no multicast
   }
   return CUDA_SUCCESS;

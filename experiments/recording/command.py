@@ -1,0 +1,308 @@
+"""`tightfit record`: record a program's allocations, on a GPU or without one."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..options import READER_SECONDS, AsJson, Force
+
+if TYPE_CHECKING:
+    from ...traces.provenance import Origin
+    from ...traces.recording import Recording
+
+NO, NOTHING = 1, 2
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """One file that was written.
+
+    Attributes:
+        file: its path as the user would write it.
+        reason: when it was taken: "exit", "oom" or "signal".
+        process: rank, or number of the process in order of appearance.
+        entries: trace entries of all devices.
+        file_bytes: size of the file.
+    """
+
+    file: str
+    reason: str
+    process: int
+    entries: int
+    file_bytes: int
+
+
+def record(
+    command: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="-- PROGRAM...",
+            help="The program, unchanged: python train.py ..., torchrun ..., vllm serve ...",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--out",
+            metavar="OUT.npz",
+            help="The file to write (default: the script's name).",
+            show_default=False,
+        ),
+    ] = None,
+    stand_in: Annotated[
+        str | None,
+        typer.Option(
+            "--stand-in",
+            metavar="GPU",
+            help="Without a GPU: run the CUDA build of PyTorch on a stand-in for this one, e.g. "
+            "h100-80g; 'list' shows which there are.",
+            show_default=False,
+        ),
+    ] = None,
+    torch: Annotated[
+        str | None,
+        typer.Option(
+            "--torch",
+            metavar="V",
+            help="Full version of the CUDA build (default: the installed one if it is one, else "
+            "2.15.0, fetched once).",
+            show_default=False,
+        ),
+    ] = None,
+    conf: Annotated[
+        str | None,
+        typer.Option(
+            "--conf",
+            metavar="LINE",
+            help="The program's PYTORCH_CUDA_ALLOC_CONF (default: what the environment says).",
+            show_default=False,
+        ),
+    ] = None,
+    ranks: Annotated[
+        int,
+        typer.Option(
+            "--ranks",
+            metavar="N",
+            min=0,
+            help="Start so many copies as ranks of one group, a device and a file each.",
+            show_default=False,
+        ),
+    ] = 0,
+    stacks: Annotated[
+        str, typer.Option("--stacks", metavar="KIND", help="python, all (C++ too) or none.")
+    ] = "python",
+    entries: Annotated[
+        int | None,
+        typer.Option(
+            "--entries",
+            metavar="N",
+            min=1000,
+            help="Keep only the newest N entries of each device.",
+            show_default=False,
+        ),
+    ] = None,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Record a program's allocations, on a GPU or without one.
+
+    A file is written when the program ends; another, NAME.oom.npz, when an allocation fails; and
+    NAME.signal.npz whenever this command is sent SIGUSR1 (kill -USR1). Of several processes that
+    use a GPU each gets a file of its own, NAME.rankK.npz. A server is recorded like a script:
+    tightfit record -- vllm serve MODEL; end it with Ctrl-C. Where a program cannot be started this
+    way, use tightfit.traces.capture.record in it. Exit code 1: recorded, but the program failed.
+    """
+    from ...traces.errors import ConfigError
+    from ..outfile import check_output
+
+    if stand_in == "list":
+        _list(as_json)
+        return
+    if not command:
+        raise ConfigError("the program is missing: tightfit record -- python train.py")
+    if stacks not in ("python", "all", "none"):
+        raise ConfigError(f"--stacks: found {stacks!r}, expected python, all or none")
+    if torch is not None and stand_in is None:
+        raise ConfigError(
+            "--torch is for --stand-in; on a GPU the program's own PyTorch is recorded"
+        )
+    out = out or Path(_stem(command) + ".npz")
+    check_output(out, ".npz", force)
+    done, code = record_program(
+        tuple(command), out, stand_in, torch, conf, ranks, stacks, entries, quiet=as_json
+    )
+    _report(done, code, as_json)
+    if not done:
+        raise typer.Exit(NOTHING)
+    if code:
+        raise typer.Exit(NO)
+
+
+def record_program(
+    command: tuple[str, ...],
+    out: Path,
+    stand_in: str | None = None,
+    torch: str | None = None,
+    conf: str | None = None,
+    ranks: int = 0,
+    stacks: str = "python",
+    entries: int | None = None,
+    quiet: bool = False,
+    devices: int = 1,
+) -> tuple[list[Recorded], int]:
+    """Run a program and write what its processes allocated.
+
+    Args:
+        command, out, stand_in, torch, conf, ranks, stacks, entries: as the command's.
+        quiet: whether the program's output goes to standard error.
+        devices: GPUs of the stand-in; at least one for each rank.
+
+    Returns:
+        The files, and the program's exit status.
+
+    Raises:
+        ConfigError: something asked for does not exist.
+        VerificationError: the CUDA build or the stand-in cannot be had.
+        TraceError: a snapshot cannot be read.
+    """
+    import tempfile
+
+    from ...traces.provenance import origin_of
+    from ..oracle.build import runtime_name
+    from ..screen import announce_compiling
+    from .launch import Plan, find_python, run
+
+    python = find_python(command)
+    origin = origin_of("stand-in" if stand_in else "gpu", stand_in or "", command)
+    with tempfile.TemporaryDirectory(prefix="tightfit-record-") as scratch:
+        plan = Plan(command, Path(scratch), conf, stacks, entries, ranks, quiet=quiet)
+        if stand_in is not None:
+            from dataclasses import replace
+
+            from .libraries import build_libraries
+            from .profiles import find_profile
+            from .whole_wheel import find_build
+
+            profile = find_profile(stand_in)
+            build = find_build(torch, python)
+            plan = replace(
+                plan,
+                libraries=build_libraries(build),
+                runtime=runtime_name(build.wheel.cuda),
+                path=build.path,
+                extra=profile.environment(max(ranks, devices, 8 if _is_launcher(command) else 1)),
+            )
+        announce_compiling(READER_SECONDS)
+        files = _Files(out, origin)
+        code = run(plan, python, files.add)
+        return files.written(), code
+
+
+class _Files:
+    """Names and writes recordings as they come.
+
+    The first process's file is OUT.npz; if more come, all of them are renamed to say which is
+    which, so that one process is the plain case and no file is forgotten.
+    """
+
+    def __init__(self, out: Path, origin: Origin) -> None:
+        self.out, self.origin = out, origin
+        self.processes: list[str] = []
+        self.found: list[tuple[int, str, str, Path]] = []
+        self.counts: dict[tuple[int, str], int] = {}
+
+    def add(self, told: Path) -> None:
+        """Convert one snapshot, beside where it will stand."""
+        import json
+
+        from ...traces.provenance import read_snapshot
+        from ...traces.store import save
+
+        pid, _, _ = told.stem.partition(".")
+        facts = json.loads(told.read_text(encoding="utf-8"))
+        label = str(facts.get("rank", pid))
+        if label not in self.processes:
+            self.processes.append(label)
+        process = self.processes.index(label) if "rank" not in facts else int(facts["rank"])
+        reason = facts["reason"]
+        number = self.counts[process, reason] = self.counts.get((process, reason), 0) + 1
+        recording: Recording = read_snapshot(told, self.origin)
+        suffix = "" if reason == "exit" else f".{reason}" + (str(number) if number > 1 else "")
+        word = "rank" if "rank" in facts else "process"
+        middle = f".{word}{process}"
+        path = self.out.with_name(self.out.stem + middle + suffix + ".npz")
+        recording.name = path.name
+        save(recording, path)
+        told.with_suffix(".pickle").unlink()
+        self.found.append((process, reason, suffix, path))
+
+    def written(self) -> list[Recorded]:
+        """Give a lone process the plain name, and return what there is."""
+        from ...traces.load import load
+
+        alone = len({process for process, *_ in self.found}) == 1
+        done = []
+        for process, reason, suffix, path in sorted(self.found):
+            if alone:
+                path = path.replace(self.out.with_name(self.out.stem + suffix + ".npz"))
+            n = sum(part.n_entries for part in load(path).devices.values())
+            done.append(Recorded(str(path), reason, process, n, path.stat().st_size))
+        return done
+
+
+def _stem(command: list[str]) -> str:
+    """Return a name for a program's recording: its script's, else its own."""
+    script = next((word for word in command if word.endswith(".py")), command[0])
+    return Path(script).stem
+
+
+def _is_launcher(command: tuple[str, ...]) -> bool:
+    return Path(command[0]).name == "torchrun" or "torch.distributed.run" in command
+
+
+def _report(done: list[Recorded], code: int, as_json: bool) -> None:
+    from ...traces.units import format_bytes
+    from ..screen import emit_json, say, suggest, verdict
+
+    if as_json:
+        emit_json({"files": done, "program_status": code})
+        return
+    if not done:
+        verdict("NOTHING RECORDED: the program never used CUDA, or was killed")
+    for file in done:
+        verdict(
+            f"{file.file}: {file.entries:,} entries, {format_bytes(file.file_bytes)}"
+            + ("" if file.reason == "exit" else f" (written on {file.reason})")
+        )
+    if code:
+        say(f"The program ended with status {code}.")
+    if done:
+        path = shlex.quote(done[0].file)
+        suggest(f"tightfit check {path}", f"tightfit tune {path}")
+
+
+def _list(as_json: bool) -> None:
+    from ...traces.units import MiB
+    from ..screen import Column, emit_json, suggest, table, verdict
+    from .profiles import profiles
+
+    if as_json:
+        emit_json({"profiles": profiles()})
+        return
+    verdict(f"{len(profiles())} GPUs that the stand-in can be")
+    table(
+        "",
+        ["--stand-in", "name", Column("memory", "bytes"), "capability", "multiprocessors"],
+        [
+            [p.key, p.name, p.memory_mib * MiB, p.capability, p.multiprocessors]
+            for p in profiles().values()
+        ],
+    )
+    suggest("tightfit record --stand-in h100-80g -- python train.py")

@@ -1,0 +1,224 @@
+"""`tightfit record`: which programs become which files, on a made-up PyTorch."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tightfit.experiments import cli
+from tightfit.experiments.recording.launch import Plan, environment, find_python
+from tightfit.experiments.recording.profiles import find_profile, profiles
+from tightfit.traces.errors import ConfigError
+from tightfit.traces.load import load
+
+from .made_up_torch import program, write
+
+pytestmark = pytest.mark.interpreted
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to work in, with a made-up PyTorch on the path of whatever is started."""
+    write(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write_script(here: Path, *lines: str) -> str:
+    (here / "train.py").write_text(program(*lines))
+    return "train.py"
+
+
+def record(*words: str) -> int:
+    return cli.main(["record", *words])
+
+
+def test_a_program_that_ends_leaves_one_file_named_after_it(here: Path, capsys: Any) -> None:
+    script = write_script(here, "torch.use_cuda()")
+    assert record("--json", "--", sys.executable, script) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert [Path(f["file"]).name for f in answer["files"]] == ["train.npz"]
+    assert answer["files"][0]["entries"] == 10
+    recorded = load(here / "train.npz").extra["recorded"]
+    assert recorded["script"] == "train.py" and len(recorded["script_sha256"]) == 64
+    assert recorded["torch"] == "2.15.0+made.up" and recorded["mode"] == "gpu"
+    assert recorded["devices"]["0"]["total_bytes"] == 4 << 30
+    assert recorded["devices"]["0"]["stats"] == {"num_device_alloc": 2, "retries": 0}
+    assert sorted(p.suffix for p in here.iterdir() if p.is_file()) == [".npz", ".py"]
+
+
+def test_history_starts_at_the_first_use_of_cuda_and_not_before(here: Path) -> None:
+    script = write_script(
+        here,
+        "before = list(torch.CALLS)",
+        "torch.use_cuda()",
+        "json.dump([before, torch.CALLS], open('calls.json', 'w'))",
+    )
+    assert record("--entries", "5000", "--stacks", "all", "--", sys.executable, script) == 0
+    before, calls = json.loads((here / "calls.json").read_text())
+    assert before == []
+    assert calls == [{"enabled": "all", "context": "all", "stacks": "all", "max_entries": 5000}]
+
+
+def test_an_out_of_memory_error_has_a_file_of_its_own_and_few_of_them(here: Path) -> None:
+    script = write_script(
+        here, "torch.use_cuda()", "for _ in range(9): torch.run_out_of_memory()", "sys.exit(3)"
+    )
+    assert record("-o", "x.npz", "--", sys.executable, script) == 1
+    names = sorted(p.name for p in here.glob("*.npz"))
+    assert names == ["x.npz", "x.oom.npz", "x.oom2.npz", "x.oom3.npz"]
+    assert load(here / "x.oom.npz").extra["recorded"]["reason"] == "oom"
+
+
+def test_a_program_without_cuda_leaves_nothing(here: Path, capsys: Any) -> None:
+    script = write_script(here, "pass")
+    assert record("--", sys.executable, script) == 2
+    assert "NOTHING RECORDED" in capsys.readouterr().out
+    assert list(here.glob("*.npz")) == []
+
+
+def test_every_rank_has_a_file_of_its_own(here: Path) -> None:
+    script = write_script(here, "assert os.environ['MASTER_PORT']", "torch.use_cuda()")
+    assert record("--ranks", "2", "-o", "x.npz", "--", sys.executable, script) == 0
+    assert sorted(p.name for p in here.glob("*.npz")) == ["x.rank0.npz", "x.rank1.npz"]
+    assert load(here / "x.rank1.npz").extra["recorded"]["rank"] == 1
+
+
+def test_the_processes_a_program_starts_are_recorded_too(here: Path) -> None:
+    script = write_script(
+        here,
+        "torch.use_cuda()",
+        "import subprocess",
+        "again = [sys.executable, '-c', 'import torch; torch.use_cuda()']",
+        "subprocess.run(again, check=True)",
+    )
+    assert record("-o", "x.npz", "--", sys.executable, script) == 0
+    assert sorted(p.name for p in here.glob("*.npz")) == ["x.process0.npz", "x.process1.npz"]
+
+
+def test_a_running_program_writes_when_asked_and_when_told_to_end(here: Path) -> None:
+    script = write_script(
+        here,
+        "import time",
+        "torch.use_cuda()",
+        "open('ready', 'w').write(str(os.getpid()))",
+        "time.sleep(60)",
+    )
+    words = [sys.executable, "-m", "tightfit", "record", "-o", "x.npz", "--", sys.executable]
+    with subprocess.Popen([*words, script], stdout=subprocess.PIPE, text=True) as process:
+        _wait_for(here / "ready")
+        process.send_signal(signal.SIGUSR1)
+        _wait_for(here / "x.process0.signal.npz")
+        os.kill(int((here / "ready").read_text()), signal.SIGTERM)
+        out, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "status 143" in out
+    assert sorted(p.name for p in here.glob("*.npz")) == ["x.npz", "x.signal.npz"]
+
+
+def _wait_for(path: Path) -> None:
+    end = time.monotonic() + 60
+    while not (path.exists() and path.stat().st_size) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert path.exists()
+
+
+def test_ctrl_c_ends_the_program_and_keeps_its_recording(here: Path) -> None:
+    script = write_script(
+        here, "import time", "torch.use_cuda()", "open('ready', 'w').write('1')", "time.sleep(60)"
+    )
+    words = [sys.executable, "-m", "tightfit", "record", "-o", "x.npz", "--", sys.executable]
+    with subprocess.Popen([*words, script], start_new_session=True, stderr=subprocess.PIPE) as p:
+        _wait_for(here / "ready")
+        os.killpg(p.pid, signal.SIGINT)
+        p.communicate(timeout=60)
+    assert p.returncode == 1
+    assert (here / "x.npz").is_file()
+
+
+def test_the_user_s_own_sitecustomize_still_runs(here: Path) -> None:
+    (here / "sitecustomize.py").write_text("import builtins; builtins.theirs = 1\n")
+    script = write_script(here, "torch.use_cuda()", "assert theirs == 1")
+    assert record("--", sys.executable, script) == 0
+
+
+def test_nothing_is_overwritten_and_nothing_run_before_the_name_is_checked(
+    here: Path, capsys: Any
+) -> None:
+    script = write_script(here, "open('ran', 'w')", "torch.use_cuda()")
+    (here / "train.npz").write_bytes(b"precious")
+    assert record("--", sys.executable, script) == 2
+    assert "--force" in capsys.readouterr().err
+    assert not (here / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "tightfit record -- python train.py"),
+        (["--stand-in", "h100", "--", sys.executable, "-c", ""], "did you mean 'h100-80g'?"),
+        (["--stacks", "c", "--", sys.executable], "python, all or none"),
+        (["--torch", "2.15.0", "--", sys.executable], "--torch is for --stand-in"),
+        (["--", "no-such-program"], "found no program 'no-such-program'"),
+        (["--", "./train.py"], "did you mean 'python ./train.py'?"),
+    ],
+    ids=lambda value: " ".join(value)[-24:] if isinstance(value, list) else "",
+)
+def test_a_wrong_request_is_one_message(
+    here: Path, words: list[str], said: str, capsys: Any
+) -> None:
+    write_script(here, "torch.use_cuda()")
+    assert record(*words) == 2
+    printed = capsys.readouterr()
+    assert said in printed.err and printed.out == ""
+    assert len(printed.err.splitlines()) == 1
+
+
+def test_a_context_manager_records_its_body(here: Path) -> None:
+    script = write_script(
+        here,
+        "from tightfit.traces.capture import record",
+        "try:",
+        "    with record('body.npz'): raise ValueError('a program may fail')",
+        "except ValueError: pass",
+        "assert torch.CALLS[-1] == {'enabled': None}",
+    )
+    subprocess.run([sys.executable, script], check=True)
+    recording = load(here / "body.npz")
+    assert recording.extra["recorded"]["reason"] == "asked"
+    assert recording.extra["recorded"]["script"] == "train.py"
+
+
+def test_profiles_are_whole_and_their_names_say_their_memory() -> None:
+    for key, profile in profiles().items():
+        gigabytes = int(key.rsplit("-", 1)[1].removesuffix("g"))
+        assert 0.9 * gigabytes * 1000 < profile.memory_mib < 1.06 * gigabytes * 1000, key
+        assert profile.environment(2)["STANDIN_DEVICES"] == "2"
+    with pytest.raises(ConfigError, match="a100-40g"):
+        find_profile("a100")
+
+
+def test_the_line_asked_for_is_the_only_one(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("PYTORCH_ALLOC_CONF", "max_split_size_mb:64")
+    plan = Plan(("python",), tmp_path, conf="expandable_segments:True")
+    own = environment(plan)
+    assert own["PYTORCH_CUDA_ALLOC_CONF"] == "expandable_segments:True"
+    assert "PYTORCH_ALLOC_CONF" not in own
+    assert environment(Plan(("python",), tmp_path))["PYTORCH_ALLOC_CONF"] == "max_split_size_mb:64"
+
+
+def test_a_script_s_first_line_names_the_interpreter(tmp_path: Path) -> None:
+    tool = tmp_path / "serve"
+    tool.write_text(f"#!{sys.executable}\n")
+    tool.chmod(0o755)
+    if " " not in sys.executable and "python" in sys.executable:
+        assert find_python([str(tool)]) == sys.executable

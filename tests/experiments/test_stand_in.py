@@ -1,0 +1,183 @@
+"""The unmodified CUDA build of PyTorch over the stand-in: what it does and what is recorded of it.
+
+Needs the whole wheel of a release, 0.5 GB, and runs only where it is in the cache already.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tightfit.experiments import cli
+from tightfit.experiments.oracle.build import runtime_name
+from tightfit.experiments.recording.libraries import build_libraries
+from tightfit.experiments.recording.profiles import find_profile
+from tightfit.experiments.recording.whole_wheel import NEWEST, Build, find_build
+from tightfit.experiments.subject import find_release, load_subjects
+from tightfit.policies.native import replay_native
+from tightfit.sim.device import Device
+from tightfit.sim.release import release
+from tightfit.sim.settings_line import parse_settings
+from tightfit.traces.errors import TightfitError
+
+pytestmark = pytest.mark.slow
+
+TRAIN = """
+import torch
+model = torch.nn.Sequential(torch.nn.Linear(512, 2048), torch.nn.GELU(), torch.nn.Linear(2048, 512))
+model.cuda()
+optimizer = torch.optim.AdamW(model.parameters())
+for step in range(4):
+    x = torch.randn(64 + 700 * step, 512, device="cuda")
+    model(x).square().mean().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    print(torch.cuda.get_device_name(), torch.cuda.get_device_capability(), x.sum().item())
+"""
+
+
+@pytest.fixture(scope="module")
+def build() -> Build:
+    """The whole CUDA build of the newest release, if it is in the cache."""
+    try:
+        return find_build(NEWEST, download=False)
+    except TightfitError as error:
+        pytest.skip(f"{error}; 'tightfit record --stand-in' fetches it")
+
+
+def run_on(build: Build, script: Path, gpu: str = "h100-80g", **more: str) -> str:
+    """Run a script over the stand-in without recording it."""
+    environment = {
+        **os.environ, **find_profile(gpu).environment(1), "PYTHONPATH": str(build.path[0]),
+        "LD_LIBRARY_PATH": str(build_libraries(build)), **more,
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, script], env=environment, capture_output=True, text=True, check=True
+    )
+    return done.stdout
+
+
+def test_pytorch_sees_the_device_asked_for(build: Build, tmp_path: Path) -> None:
+    script = tmp_path / "see.py"
+    script.write_text(
+        "import torch\np = torch.cuda.get_device_properties(0)\n"
+        "print(p.name, p.multi_processor_count, p.major, p.minor, p.total_memory >> 20)\n"
+    )
+    said = run_on(build, script, "l4-24g")
+    assert said == "NVIDIA L4 58 8 9 22565\n"
+
+
+def test_the_stand_in_offers_every_function_that_pytorch_imports(build: Build) -> None:
+    """With RTLD_NOW the loader resolves every name at once, and says which it lacks."""
+    libraries = build_libraries(build)
+    program = (
+        "import ctypes, glob, os\n"
+        f"found = glob.glob({str(libraries)!r} + '/*.so*')\n"
+        "for p in sorted(found, key=lambda p: 'cudart' not in p):\n"
+        "    ctypes.CDLL(p, mode=os.RTLD_NOW | os.RTLD_GLOBAL)\n"
+        f"ctypes.CDLL({str(build.wheel.root / 'torch/lib/libtorch_cuda.so')!r}, os.RTLD_NOW)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-600:]
+
+
+def record(script: Path, out: Path, *words: str) -> None:
+    command = ["record", "--stand-in", "h100-80g", "--torch", NEWEST, "-o", str(out), *words]
+    assert cli.main([*command, "--", sys.executable, str(script)]) == 0
+
+
+@pytest.mark.parametrize("line", ["", "expandable_segments:True"])
+def test_a_recording_is_exact_and_predicts_the_run_under_the_other_line(
+    build: Build, tmp_path: Path, line: str
+) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(TRAIN)
+    other = "" if line else "expandable_segments:True"
+    record(script, tmp_path / "a.npz", "--conf", line)
+    record(script, tmp_path / "b.npz", "--conf", other)
+    (a,), (b,) = load_subjects(tmp_path / "a.npz"), load_subjects(tmp_path / "b.npz")
+    assert find_release([a], None).exactness[0].is_exact
+    truth = b.recording.extra["recorded"]["devices"]["0"]
+    rules = release("2.15")
+    run = replay_native(
+        a.kept, parse_settings(other, rules), rules, Device(truth["total_bytes"]), track=True
+    )
+    wrong = {
+        key: (run.stats[key], value)
+        for key, value in truth["stats"].items()
+        if key in run.stats and key != "num_sync_all_streams" and run.stats[key] != value
+    }
+    assert wrong == {}
+
+
+def test_what_was_read_back_is_named(build: Build, tmp_path: Path, capsys: Any) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(TRAIN)
+    record(script, tmp_path / "a.npz")
+    capsys.readouterr()
+    assert cli.main(["info", str(tmp_path / "a.npz"), "--json"]) == 0
+    found = {f["kind"]: f for f in json.loads(capsys.readouterr().out)["findings"]}
+    assert found["depends_on_data"]["count"] == 4
+    line = TRAIN.splitlines().index(next(x for x in TRAIN.splitlines() if "x.sum" in x)) + 1
+    assert f"train.py:{line}" in found["depends_on_data"]["text"]
+    assert "h100-80g" in found["stand_in"]["text"]
+
+
+def test_a_small_device_runs_out_of_memory_as_a_real_one(build: Build, tmp_path: Path) -> None:
+    script = tmp_path / "oom.py"
+    script.write_text(
+        "import torch\nkeep = []\ntry:\n    while True:\n"
+        "        keep.append(torch.empty(1 << 30, dtype=torch.uint8, device='cuda'))\n"
+        "except torch.OutOfMemoryError as e:\n    print(len(keep), str(e)[:24])\n"
+    )
+    assert run_on(build, script, "v100-16g") == "15 CUDA out of memory. Trie\n"
+    record(script, tmp_path / "o.npz")
+    assert (tmp_path / "o.oom.npz").is_file()
+
+
+def test_ranks_share_one_group_and_each_has_a_device(build: Build, tmp_path: Path) -> None:
+    script = tmp_path / "ranks.py"
+    script.write_text(
+        "import os, torch, torch.distributed as dist\n"
+        "rank = int(os.environ['RANK'])\ntorch.cuda.set_device(rank)\n"
+        "dist.init_process_group('nccl')\n"
+        "x = torch.ones(1 << 20, device='cuda')\n"
+        "parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]\n"
+        "dist.all_gather(parts, x)\ndist.all_reduce(x)\ndist.destroy_process_group()\n"
+    )
+    record(script, tmp_path / "r.npz", "--ranks", "2")
+    for rank in range(2):
+        (subject,) = load_subjects(tmp_path / f"r.rank{rank}.npz")
+        assert subject.recording.extra["recorded"]["rank"] == rank
+        assert find_release([subject], None).exactness[0].is_exact
+
+
+def test_a_machine_that_has_a_gpu_needs_no_stand_in(
+    build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stand-in plays a machine whose own libraries are CUDA's."""
+    script = tmp_path / "train.py"
+    script.write_text(TRAIN)
+    monkeypatch.setenv("PYTHONPATH", str(build.path[0]))
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(build_libraries(build)))
+    for key, value in find_profile("a100-40g").environment(1).items():
+        monkeypatch.setenv(key, value)
+    out = tmp_path / "gpu.npz"
+    assert cli.main(["record", "-o", str(out), "--", sys.executable, str(script)]) == 0
+    (subject,) = load_subjects(out)
+    recorded = subject.recording.extra["recorded"]
+    assert recorded["mode"] == "gpu"
+    assert recorded["devices"]["0"]["name"] == "NVIDIA A100-SXM4-40GB"
+    assert find_release([subject], None).exactness[0].is_exact
+
+
+def test_a_second_build_is_the_first_one(build: Build) -> None:
+    folder = build_libraries(build)
+    assert folder == build_libraries(build)
+    assert (folder / runtime_name(build.wheel.cuda)).is_file()

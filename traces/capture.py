@@ -1,0 +1,59 @@
+"""Record a part of a program from inside it; needs torch and a CUDA device."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .capture_hook import ENTRIES, circumstances, start_history
+from .errors import ConfigError
+
+
+@contextmanager
+def record(path: Path | str, *, stacks: str = "python", entries: int = ENTRIES) -> Iterator[None]:
+    """Record what is allocated in the body of a `with` statement.
+
+    Memory that was live before is part of the recording, as the state it began in. The file is
+    written when the body ends, however it ends; one that was there is replaced. Within it PyTorch's
+    own history belongs to this function: do not call `_record_memory_history`.
+
+    Args:
+        path: the file to write; its name ends in .npz.
+        stacks: "python" or "all" frames of every entry, or "none".
+        entries: how many are kept, the newest.
+
+    Raises:
+        ConfigError: the name ends otherwise, or PyTorch finds no CUDA device.
+    """
+    import torch
+
+    path = Path(path)
+    if path.suffix != ".npz":
+        raise ConfigError(f"{path}: the recording's name must end in .npz")
+    if not torch.cuda.is_available():
+        raise ConfigError(
+            "record: this PyTorch finds no CUDA device; without a GPU use "
+            "tightfit record --stand-in h100-80g -- python your_script.py"
+        )
+    start_history(torch, stacks, entries)
+    try:
+        yield
+    finally:
+        # Pickled and read back: the reader checks and interns, and never sees live objects.
+        data = pickle.dumps(torch.cuda.memory._snapshot(), protocol=4)
+        facts = circumstances(torch)
+        torch.cuda.memory._record_memory_history(enabled=None)
+        _write(data, {**facts, "reason": "asked"}, path)
+
+
+def _write(data: bytes, facts: dict, path: Path) -> None:
+    from .provenance import origin_of, put_origin
+    from .snapshot import read_snapshot
+    from .store import save
+
+    recording = read_snapshot(data, path.name)
+    put_origin(recording, origin_of("gpu", "", sys.argv[:1] or ["python"]), facts)
+    save(recording, path)

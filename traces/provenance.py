@@ -1,0 +1,109 @@
+"""Turn a snapshot that a recorded program wrote into a recording that says how it came about."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .recording import Finding
+
+if TYPE_CHECKING:
+    from .recording import Recording
+
+MOST_PLACES = 50  # lines of a program that are named
+
+
+@dataclass(frozen=True)
+class Origin:
+    """How a program was recorded.
+
+    Attributes:
+        mode: "gpu", "stand-in" or "fake".
+        profile: key of the device profile; "" on a real GPU.
+        script: name of the program, without folders.
+        script_sha256: of its text; "" if it is no file.
+    """
+
+    mode: str
+    profile: str
+    script: str
+    script_sha256: str
+
+
+def origin_of(mode: str, profile: str, command: Sequence[str]) -> Origin:
+    """Return the origin of a command's recordings; the script is its first word that is a .py."""
+    scripts = [Path(word) for word in command if word.endswith(".py") and Path(word).is_file()]
+    if scripts:
+        digest = hashlib.sha256(scripts[0].read_bytes()).hexdigest()
+        return Origin(mode, profile, scripts[0].name, digest)
+    return Origin(mode, profile, Path(command[0]).name, "")
+
+
+def read_snapshot(told: Path, origin: Origin) -> Recording:
+    """Read STEM.pickle beside STEM.json and put into it where it came from.
+
+    Raises:
+        TraceError: the snapshot cannot be read.
+    """
+    from .load import load
+
+    recording = load(told.with_suffix(".pickle"))
+    put_origin(recording, origin, json.loads(told.read_text(encoding="utf-8")))
+    return recording
+
+
+def put_origin(recording: Recording, origin: Origin, facts: dict[str, Any]) -> None:
+    """Let a recording say where it came from, in `extra` and in findings.
+
+    Args:
+        recording: changed.
+        origin: how it was recorded.
+        facts: what `capture_hook.circumstances` returned, with a "reason" and perhaps "reads".
+    """
+    facts = dict(facts)
+    reads = facts.pop("reads", None)
+    for number in list(recording.devices):
+        if number >= 0 and str(number) not in facts["devices"]:
+            del recording.devices[number]  # seen, never used: its history is this snapshot's entry
+    recording.extra["recorded"] = {
+        "mode": origin.mode,
+        "profile": origin.profile,
+        "script": origin.script,
+        "script_sha256": origin.script_sha256,
+        **facts,
+    }
+    if reads is not None:
+        recording.extra["recorded"]["reads"] = [
+            {"where": where, "times": times} for where, times in reads[:MOST_PLACES]
+        ]
+    recording.findings += findings_of(recording.extra["recorded"], reads)
+
+
+def findings_of(recorded: dict[str, Any], reads: list | None) -> list[Finding]:
+    """Return what a reader of a recording must know about how it was made."""
+    if recorded["mode"] != "stand-in":
+        return []
+    found = [
+        Finding(
+            "stand_in", 1,
+            f"recorded without a GPU: torch {recorded['torch']} on a stand-in for "
+            f"{recorded['profile']}. The allocator is the real one; kernels did nothing, and work "
+            "space that cuBLAS, cuDNN, NCCL and the like would take of their own is not in it",
+        )
+    ]  # fmt: skip
+    if reads:
+        total = sum(times for _, times in reads)
+        most = ", ".join(f"{where} ({times:,})" for where, times in reads[:3])
+        found.append(
+            Finding(
+                "depends_on_data", total,
+                f"the program read values back from the device, times: {total:,}, in {len(reads)} "
+                f"places (most often: {most}); they were computed by nobody, so a size or a branch "
+                "that depends on them may differ on a GPU",
+            )
+        )  # fmt: skip
+    return found
