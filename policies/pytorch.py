@@ -102,7 +102,7 @@ def recover(s, q, stage):
 
     Source: malloc, the chain of release_available_cached_blocks and release_cached_blocks.
     """
-    if s.g[REJECTED] != 0:
+    if stage == 0 and s.g[REJECTED] != 0:  # a later attempt that is rejected is one that failed
         return np.int64(0)
     if stage == 0 and s.opt[MAX_SPLIT] < HUGE and release_oversize(s, q):
         return np.int64(1)

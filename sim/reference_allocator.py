@@ -170,12 +170,26 @@ class Allocator:
             if self.collects_garbage:
                 self.garbage_collect_cached_blocks()
             block = self.alloc_block(pool, size, stream)
+        # Only the first attempt ends the malloc when it is rejected. A later one is an attempt that
+        # failed; if none succeeds the malloc ends as rejected, without a trace.
+        rejected = False
+
+        def attempt() -> Block | None:
+            nonlocal rejected
+            try:
+                return self.alloc_block(pool, size, stream)
+            except Rejected:
+                rejected = True
+                return None
+
         if block is None and self.release_available_cached_blocks(pool, size, stream):
-            block = self.alloc_block(pool, size, stream)
+            block = attempt()
         if block is None and not (self.capturing or captured):
             self.release_cached_blocks(0)
             self.stats.counts["num_alloc_retries"] += 1
-            block = self.alloc_block(pool, size, stream)
+            block = attempt()
+        if block is None and rejected:
+            raise Rejected
         if block is None:
             self.trace(Action.OOM, self.driver.free_bytes(), size, stream, pool)
             self.stats.counts["num_ooms"] += 1

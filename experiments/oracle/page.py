@@ -3,8 +3,8 @@
     python -m tightfit.experiments.oracle.page docs README.md            writes both anew
     python -m tightfit.experiments.oracle.page docs README.md --check    exit code 1 if they differ
 
-`docs/exactness/` holds the records: fuzz.jsonl (`tightfit prove --log`), faults.json (the module
-`mutants`).
+`docs/exactness/` holds the records: fuzz.jsonl (`tightfit prove --log`), predictions.json
+(`tightfit prove --predictions --json`), faults.json (the module `mutants`).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,17 @@ expandable memory that change their size at run time (`large_segment_size_mb` se
 expand).
 """
 
+_PREDICTIONS = """## Predictions
+
+What the product promises: a program that was recorded under one settings line, by the real
+allocator, is read back from an ordinary snapshot and replayed under another line and device by
+the code behind `tightfit replay`; and the real allocator really runs it there. Compared are
+peaks, driver calls, retries, the out-of-memory error and what was asked, every entry of the
+history and the final layout, ending at the first out-of-memory error and, where a user asks for
+that, going on. *In full*: to the last counter. *Up to a point*: until something matters that no
+recording shows; `tightfit replay` says so in a note, and that it does is part of the comparison.
+"""
+
 _FAULTS = """## Planted faults
 
 The comparison is worth what it would notice. Each of these faults was put into a copy of the
@@ -97,6 +109,9 @@ def page(folder: Path) -> str:
     entries = sorted(totals(read(folder / "fuzz.jsonl")).values(), key=_age)
     parts = [_HEAD.format(total=total_line(entries)), _FUZZ, _releases(entries), _repeat(entries)]
     parts += [_exclusions(entries), _OPEN]
+    predictions = folder / "predictions.json"
+    if predictions.exists():
+        parts += [_PREDICTIONS, _predictions(json.loads(predictions.read_text(encoding="utf-8")))]
     faults = folder / "faults.json"
     if faults.exists():
         parts += [_FAULTS, _faults(json.loads(faults.read_text(encoding="utf-8")))]
@@ -146,6 +161,29 @@ def _exclusions(entries: Sequence[Entry]) -> str:
     )
 
 
+def _predictions(found: dict[str, Any]) -> str:
+    rows, unseen = [], Counter[str]()
+    for r in found["releases"]:
+        to_a_point, defects = sum(r["unseen"].values()), sum(r["defects"].values())
+        unseen.update(r["unseen"])
+        rows.append(
+            [r["torch"], f"{r['seed']:,}", f"{r['triples']:,}", f"{r['compared']:,}",
+             f"{r['out_of_memory']:,}", f"{to_a_point:,}", f"{defects:,}",
+             f"{len(r['differences']):,}", f"{r['events']:,}"]
+        )  # fmt: skip
+    head = ["torch", "first", "programs", "in full", "of them out of memory", "up to a point",
+            "defects of PyTorch", "wrong", "events"]  # fmt: skip
+    triples = sum(r["triples"] for r in found["releases"])
+    reasons = [[name, f"{n:,}", f"{n / triples:.1%}"] for name, n in unseen.most_common()]
+    return (
+        table(head, rows)
+        + "\n"
+        + table(["what no recording shows", "programs", "share"], reasons)
+        + "\n```sh\ntightfit prove --torch all --predictions 4000 --json "
+        "> docs/exactness/predictions.json\n```\n"
+    )
+
+
 def _faults(found: list[dict[str, Any]]) -> str:
     rows = [
         [f["name"], "yes" if f["caught"] else "**no**", f"{f['seconds']:.1f}", f"{f['events']:,}",
@@ -158,7 +196,7 @@ def _faults(found: list[dict[str, Any]]) -> str:
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a Markdown table: the first column to the left, figures to the right."""
     is_figure = [
-        all(re.fullmatch(r"[*\d,.–:-]*", row[k]) is not None for row in rows)
+        all(re.fullmatch(r"[*\d,.%–:-]*", row[k]) is not None for row in rows)
         for k in range(len(head))
     ]
     lines = ["| " + " | ".join(head) + " |"]
@@ -170,7 +208,18 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def readme(text: str, folder: Path) -> str:
     """Return the README's text with the line about exactness written anew."""
     entries = sorted(totals(read(folder / "fuzz.jsonl")).values(), key=_age)
-    line = total_line(entries) + " [How, and what was left out](docs/exactness.md)."
+    line = total_line(entries)
+    predictions = folder / "predictions.json"
+    if predictions.exists():
+        found = json.loads(predictions.read_text(encoding="utf-8"))["releases"]
+        n, whole = (sum(r[key] for r in found) for key in ("triples", "compared"))
+        wrong = sum(len(r["differences"]) for r in found)
+        line += (
+            f" Of {n:,} programs recorded under one line and predicted for another, {whole:,} were "
+            f"predicted to the last counter, {wrong or 'none'} wrongly, the others as far as a "
+            "recording tells."
+        )
+    line += " [How, and what was left out](docs/exactness.md)."
     return README_LINE.sub(lambda m: f"{m[1]}{line}\n{m[2]}", text)
 
 
