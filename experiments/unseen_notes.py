@@ -24,16 +24,15 @@ ABOUT_FAILED_SIZE = "unseen_size"
 ABOUT_REJECTION = "unseen_rejection"
 
 _TEXTS = {
-    ABOUT_EMPTY_CACHE: "calls of empty_cache that released nothing when recorded leave no trace; "
-    "under these conditions they might release something",
-    ABOUT_CAPTURE: "no recording shows graph captures, in which cached memory is not given back "
+    ABOUT_EMPTY_CACHE: "calls of empty_cache that released nothing leave no trace",
+    ABOUT_CAPTURE: "graph captures leave no trace; inside one, cached memory is not given back "
     "before an out-of-memory error",
-    ABOUT_POOL_RELEASE: "no recording shows when a memory pool lost its last user: here its memory "
-    "stays until it was released when recorded",
+    ABOUT_POOL_RELEASE: "no recording shows when a memory pool lost its last user: here it keeps "
+    "its memory for as long as it did when recorded",
     ABOUT_COMPLETION: "frees of memory that another stream used complete when they did when "
     "recorded, or when all streams are waited for; why they completed is not recorded",
-    ABOUT_POOL: "recordings of releases until 2.11 do not say which private pool memory came from; "
-    "what was released before the end is assigned by what it served, else to the default pools",
+    ABOUT_POOL: "releases until 2.11 do not record which private pool memory came from: what was "
+    "released before the end is assigned by what it served, else to the default pools",
     ABOUT_FAILED_SIZE: "a request that failed is recorded with its size rounded up, and until 2.11 "
     "without its pool",
     ABOUT_REJECTION: "requests that throw_on_cudamalloc_oom rejected leave no trace",

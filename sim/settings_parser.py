@@ -251,10 +251,11 @@ class Parser:
         elif key.name in ("max_split_size_mb", "max_non_split_rounding_mb"):
             least = 21 if self.strict else self.large_mb
         else:
-            least = 1 if key.name == "pinned_reserve_segment_size_mb" else 0
+            least = int(key.name == "pinned_reserve_segment_size_mb")
         if value < least:
             self.bad(key, text, f"; here at least {least}")
-        return min(value, MOST_MB)
+        # Host memory reserved in advance is the one size that PyTorch does not cap.
+        return value if key.name == "pinned_reserve_segment_size_mb" else min(value, MOST_MB)
 
     def fraction(self, key: Key, text: str) -> float:
         value = to_double(text)

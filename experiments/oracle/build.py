@@ -21,12 +21,22 @@ STANDIN = (
     "device.cpp",
     "launch.cpp",
 )
+PROGRAMS = ("driver.cpp", "settings.cpp")
 SHELLS = ("libcuda.so.1", "libnvidia-ml.so.1")
 COMPILE_SECONDS = 600
 
 
 def build_driver(wheel: Wheel) -> Path:
-    """Return the driver program for a release, compiled if it is not in the cache.
+    """Return the driver program for a release; see `build_program`."""
+    return build_program(wheel, "driver.cpp")
+
+
+def build_program(wheel: Wheel, source: str) -> Path:
+    """Return a program linked to a release, compiled if it is not in the cache.
+
+    Args:
+        wheel: the release.
+        source: one of PROGRAMS.
 
     Raises:
         VerificationError: there is no g++, or it fails.
@@ -34,8 +44,10 @@ def build_driver(wheel: Wheel) -> Path:
     compiler = find_compiler()
     standin = build_standin(compiler, wheel.cuda)
     libraries = [str(wheel.root / name) for name in LIBRARIES]
-    digest = digest_of(SOURCES / "driver.cpp", SOURCES / "control.h", *map(Path, libraries))
-    target = cache() / f"driver-{wheel.version}-{digest}-{standin.name.rsplit('-', 1)[1]}"
+    digest = digest_of(SOURCES / source, SOURCES / "control.h", *map(Path, libraries))
+    target = cache() / (
+        f"{source.removesuffix('.cpp')}-{wheel.version}-{digest}-{standin.name.rsplit('-', 1)[1]}"
+    )
     if target.is_file():
         return target
     needed = [str(standin / name) for name in (runtime_name(wheel.cuda), *SHELLS)]
@@ -45,7 +57,7 @@ def build_driver(wheel: Wheel) -> Path:
         compile_with(
             compiler, "-std=c++20", "-O1", f"-D_GLIBCXX_USE_CXX11_ABI={int(not wheel.old_strings)}",
             f"-I{SOURCES}", "-isystem", str(wheel.root / "torch/include"), *_headers(wheel.cuda),
-            str(SOURCES / "driver.cpp"),
+            str(SOURCES / source),
             # All of them, and by DT_RPATH: the wheel's libraries dlopen the shells by name.
             "-Wl,--no-as-needed", *needed, *reversed(libraries),
             "-Wl,--disable-new-dtags", f"-Wl,-rpath,{rpath}", "-o", str(made),
@@ -114,7 +126,7 @@ def compile_standin(folder: Path, compiler: str, cuda: int, *more: Path) -> None
 
 def standin_sources() -> list[Path]:
     """Return every file that the stand-in is made from."""
-    return [path for path in SOURCES.iterdir() if path.name != "driver.cpp"]
+    return [path for path in SOURCES.iterdir() if path.name not in PROGRAMS]
 
 
 def put_in_place(folder: Path, target: Path) -> None:

@@ -3,7 +3,8 @@
     python -m tightfit.experiments.oracle.golden tests/golden [VERSION ...]
 
 writes `allocator-<version>.json` for each release: every scenario and some short random cases with
-what the release's own compiled allocator did. Nothing of PyTorch is in the files, only figures.
+what the release's own compiled allocator did; and, if no release is named, the files of
+`golden_predictions.py` and `golden_lines.py`. Nothing of PyTorch is in the files, only figures.
 """
 
 from __future__ import annotations
@@ -68,10 +69,13 @@ def read_golden(path: Path) -> tuple[str, list[tuple[Case, Answer]]]:
     ]
 
 
-def answer_to_json(answer: Answer) -> dict[str, Any]:
+TRACE = ("command", "action", "flags", "addr", "size", "stream")
+
+
+def answer_to_json(answer: Answer, with_pools: bool = False) -> dict[str, Any]:
     """Return an answer as JSON values; counters in the order of the file's list of names."""
     return {
-        "trace": _rows(answer.trace, ("command", "action", "flags", "addr", "size", "stream")),
+        "trace": _rows(answer.trace, (*TRACE, "pool") if with_pools else TRACE),
         "stats": list(answer.stats.values()),
         "segments": _rows(answer.segments, ("flags", "pool", "addr", "size", "stream")),
         "blocks": _rows(answer.blocks, ("flags", "addr", "size", "stream")),
@@ -81,7 +85,8 @@ def answer_to_json(answer: Answer) -> dict[str, Any]:
 
 def answer_from_json(case: Case, value: dict[str, Any], names: list[str]) -> Answer:
     """Read what `answer_to_json` wrote; `names` are those of the counters."""
-    trace = _table(value["trace"], ("command", "action", "flags", "addr", "size", "stream"))
+    has_pools = bool(value["trace"]) and len(value["trace"][0]) > len(TRACE)
+    trace = _table(value["trace"], (*TRACE, "pool") if has_pools else TRACE)
     returned = np.zeros(len(case.commands), np.uint64)
     served = trace[trace["action"] == Action.ALLOC]
     returned[served["command"]] = served["addr"]
@@ -121,12 +126,21 @@ def main() -> None:
     """Write the files and say how large they are."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("folder", type=Path)
-    parser.add_argument("versions", nargs="*", default=RELEASES)
+    parser.add_argument("versions", nargs="*", default=list(RELEASES))
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
     for version in given.versions:
-        path = write_golden(given.folder, version)
-        print(f"{path.name}: {path.stat().st_size:,} B")
+        _say(write_golden(given.folder, version))
+    if given.versions == list(RELEASES):
+        from .golden_lines import write_lines
+        from .golden_predictions import write_predictions
+
+        _say(write_predictions(given.folder))
+        _say(write_lines(given.folder))
+
+
+def _say(path: Path) -> None:
+    print(f"{path.name}: {path.stat().st_size:,} B")
 
 
 if __name__ == "__main__":

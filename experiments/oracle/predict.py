@@ -162,7 +162,7 @@ def _differences(
         "device_frees": stats["num_device_free"],
         "alloc_retries": stats["num_alloc_retries"],
         "ooms": failures,
-        "first_oom_event": _entry_of_failure(reality) if failures else None,
+        "first_oom_event": _entry_of_failure(reality) if reality.failed >= 0 else None,
     }
     oom = answer.trace[answer.trace["action"] == Action.OOM]
     if len(oom) and int(oom["command"][0]) == reality.failed:

@@ -21,7 +21,7 @@ from .triples import Ask, Triple, random_triple, run_triples, triple_to_text
 from .wheels import find_wheel
 
 BATCH = 25  # triples; each batch is a few processes of the driver
-MOST_DIFFERENCES = 3
+MOST_DIFFERENCES = 3  # then a release is given up: more of the same teaches nothing
 
 
 @dataclass
@@ -81,7 +81,7 @@ def prove_predictions(
         return run_cases(driver, cases) if cases else []
 
     start = time.monotonic()
-    while proof.triples < n and len(proof.differences) < MOST_DIFFERENCES:
+    while proof.triples < n:
         first = proof.seed + proof.triples
         size = min(BATCH, n - proof.triples)
         triples = [random_triple(proof.torch, rules, first + k) for k in range(size)]
@@ -89,6 +89,8 @@ def prove_predictions(
             count(proof, predict(triple, reality, rules), triple, rules, ask)
             proof.seconds = time.monotonic() - start
             advance(1)
+            if len(proof.differences) >= MOST_DIFFERENCES:
+                return
 
 
 def count(proof: Predictions, found: Prediction, triple: Triple, rules: Release, ask: Ask) -> None:

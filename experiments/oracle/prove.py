@@ -75,6 +75,16 @@ def prove(
             show_default=False,
         ),
     ] = None,
+    lines: Annotated[
+        int | None,
+        typer.Option(
+            "--lines",
+            metavar="N",
+            min=1,
+            help="Compare how N settings lines are read by each release.",
+            show_default=False,
+        ),
+    ] = None,
     wheels: Annotated[
         Path | None,
         typer.Option(
@@ -106,6 +116,11 @@ def prove(
         from .predictions import run_predictions
 
         _end(*run_predictions(versions, predictions, seed or 0, wheels, as_json))
+        return
+    if lines is not None:
+        from .parser import run_lines
+
+        _end(*run_lines(versions, lines, seed or 0, wheels, as_json))
         return
     proofs: list[Proof] = []
     interrupted = False
