@@ -9,6 +9,8 @@ import typer
 
 from .options import MAIN_PATH_SECONDS, AsJson, Capacity, DeviceIndex, Other, Torch
 
+POLICY_SECONDS = 2  # what compiling one policy took
+
 if TYPE_CHECKING:
     from ..sim.device import Device
     from .comparison import TraceRows
@@ -24,8 +26,8 @@ def compare(
         typer.Option(
             "--policy",
             metavar="NAME",
-            help="A policy, e.g. best_fit:quantum=4096 or pytorch:LINE; may be repeated "
-            "(default: all of them).",
+            help="A policy, e.g. best_fit:quantum=4096, pytorch:LINE or my_fit.py:MyFit; may be "
+            "repeated (default: all of them; see tightfit policy list).",
             show_default=False,
         ),
     ] = None,
@@ -33,12 +35,22 @@ def compare(
     other: Other = None,
     torch: Torch = None,
     device: DeviceIndex = None,
+    packing: Annotated[
+        float,
+        typer.Option(
+            "--packing",
+            metavar="SECONDS",
+            min=0.0,
+            help="Time to search for an offline packing of each recording; 0 = none.",
+        ),
+    ] = 2.0,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown tables.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print all rows as one CSV table.")] = False,
     as_latex: Annotated[bool, typer.Option("--latex", help="Print LaTeX tables.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Compare allocation policies on the same recordings."""
+    from ..policies.contender import names
     from ..traces.errors import ConfigError
     from ..traces.units import format_bytes
     from .comparison import compare_all, contenders, notes_on_mismatches
@@ -50,12 +62,13 @@ def compare(
     if as_markdown + as_csv + as_latex + as_json > 1:
         raise ConfigError("--markdown, --csv, --latex and --json: choose one of them")
     gpu = parse_device(capacity, other)
-    announce_compiling(MAIN_PATH_SECONDS)
+    announce_compiling(MAIN_PATH_SECONDS + POLICY_SECONDS * len(policy or names()))
     subjects = [s for path in traces for s in load_subjects(path, device)]
     fit = find_release(subjects, torch)
     chosen = contenders(policy or [], fit.rules)
-    with progress(len(chosen) * len(subjects), "comparing") as advance:
-        compared = compare_all(subjects, chosen, gpu, advance)
+    steps = (len(chosen) + (packing > 0)) * len(subjects)
+    with progress(steps, "comparing") as advance:
+        compared = compare_all(subjects, chosen, gpu, advance, packing)
     room = gpu.capacity_bytes
     setting = f"torch {fit.rules.name} · " + (format_bytes(room) if room else "unlimited memory")
     if as_json:
@@ -79,6 +92,7 @@ def compare(
 
 
 def _show(compared: list[TraceRows], gpu: Device, rules: str) -> None:
+    from ..sim.costs import costs_words
     from .screen import Column, say, table, verdict
 
     verdict(_verdict(compared, gpu))
@@ -89,6 +103,7 @@ def _show(compared: list[TraceRows], gpu: Device, rules: str) -> None:
         Column("above bound", "%"),
         Column("peak allocated", "bytes"),
         "driver calls",
+        Column("driver time", "ms"),
     ]
     if gpu.capacity_bytes is not None:
         columns += ["retries", "fits"]
@@ -103,13 +118,15 @@ def _show(compared: list[TraceRows], gpu: Device, rules: str) -> None:
                 r.above_bound,
                 r.peak_allocated_bytes,
                 calls,
+                None if r.driver_seconds is None else 1e3 * r.driver_seconds,
             ]
             if gpu.capacity_bytes is not None:
                 fits = f"OOM at {r.first_oom_event:,}" if r.ooms else "yes"
-                row += [r.alloc_retries, "" if r.role == "bound" else fits]
+                row += [r.alloc_retries, "" if r.role in ("bound", "offline") else fits]
             rows.append(row)
         table(f"{Path(trace.trace).name}, device {trace.device}", columns, rows)
     say(f"rules of pytorch: {rules}")
+    say(f"driver time: simulated; costs {costs_words()}")
 
 
 def _verdict(compared: list[TraceRows], gpu: Device) -> str:

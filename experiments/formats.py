@@ -11,7 +11,14 @@ from pathlib import PurePath
 from ..traces.units import MiB
 from .comparison import Row, TraceRows
 
-HEADINGS = ("policy", "peak reserved (MiB)", "above bound (%)", "driver calls", "retries")
+HEADINGS = (
+    "policy",
+    "peak reserved (MiB)",
+    "above bound (%)",
+    "driver calls",
+    "driver time (ms)",
+    "retries",
+)
 _LATEX = {c: "\\" + c for c in "&%$#_{}"} | {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
 }  # fmt: skip
@@ -27,10 +34,11 @@ def _cells(row: Row) -> list[str]:
     else:
         peak = f"{(row.peak_reserved_bytes or 0) / MiB:,.1f}"
     return [
-        row.policy + {"bound": " (bound)", "baseline": " (baseline)"}.get(row.role, ""),
+        row.policy + ("" if row.role == "policy" else f" ({row.role})"),
         peak,
         "–" if row.above_bound is None else f"{100 * row.above_bound:.1f}",
         "–" if calls is None else f"{calls:,}",
+        "–" if row.driver_seconds is None else f"{1e3 * row.driver_seconds:,.1f}",
         "–" if row.alloc_retries is None else f"{row.alloc_retries:,}",
     ]
 

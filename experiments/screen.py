@@ -39,11 +39,11 @@ class Column:
     Attributes:
         name: heading, without the unit.
         unit: "bytes" (shown in the one of B, MiB, GiB that suits the column's largest value),
-            "%" (of a fraction of 1), "s", or "" for a plain count.
+            "%" (of a fraction of 1), "s", "ms", or "" for a plain count.
     """
 
     name: str
-    unit: Literal["", "bytes", "%", "s"] = ""
+    unit: Literal["", "bytes", "%", "s", "ms"] = ""
 
 
 def verdict(line: str) -> None:
@@ -229,7 +229,7 @@ def _one_unit(column: Column, cells: Sequence[Cell]) -> tuple[str, str, list[str
             unit = "B"
     elif column.unit == "%":
         factor, digits = 0.01, 1
-    elif column.unit == "s":
+    elif column.unit in ("s", "ms"):
         digits = 1
 
     def text(cell: Cell) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..sim.param import Param
 from ..sim.release import Release
 from ..sim.settings import OFF, Settings
 from ..sim.settings_keys import KEYS
@@ -61,6 +62,37 @@ def search(
         study.tell(trial, judge(settings))
         advance()
     return proposed
+
+
+def search_params(
+    params: Sequence[Param], judge: Callable[[dict[str, int]], float], trials: int
+) -> None:
+    """Let Optuna propose values of declared parameters, beginning at their defaults.
+
+    Args:
+        params: what may vary, each within its range.
+        judge: lower is better; the caller keeps what it has seen.
+        trials: how many values to propose.
+    """
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    sampler = optuna.samplers.TPESampler(
+        seed=SEED, multivariate=True, n_startup_trials=min(16, max(1, trials // 3))
+    )
+    study = optuna.create_study(sampler=sampler)
+
+    def inside(value: int, p: Param) -> int:
+        return value.bit_length() - 1 if p.log else value
+
+    study.enqueue_trial({p.name: inside(p.default, p) for p in params})
+    for _ in range(trials):
+        trial = study.ask()
+        values = {}
+        for p in params:
+            x = trial.suggest_int(p.name, inside(p.low, p), inside(p.high, p))
+            values[p.name] = 1 << x if p.log else x
+        study.tell(trial, judge(values))
 
 
 class _Space:

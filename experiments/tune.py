@@ -12,6 +12,7 @@ import typer
 from .options import MAIN_PATH_SECONDS, AsJson, Capacity, Other, Torch
 
 if TYPE_CHECKING:
+    from .tune_policy import PolicyAnswer
     from .tuning import Answer
 
 TRIALS = 64
@@ -44,17 +45,42 @@ def tune(
             "--trials", min=0, help="Lines Optuna proposes after the finite ones were all tried."
         ),
     ] = TRIALS,
+    policy: Annotated[
+        str | None,
+        typer.Option(
+            "--policy",
+            metavar="NAME",
+            help="Tune the parameters of this policy instead, e.g. best_fit or my_fit.py:MyFit.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Find the PYTORCH_CUDA_ALLOC_CONF line that fits best."""
+    from ..traces.errors import ConfigError
     from .replay import parse_device
-    from .screen import announce_compiling, emit_json
-    from .subject import load_subjects
+    from .screen import announce_compiling, emit_json, progress
+    from .subject import find_release, load_subjects
     from .tuning import find_line
 
     gpu = parse_device(capacity, other)
+    if policy is not None and without:
+        raise ConfigError("--without: names a key of the settings line, which --policy has none of")
     announce_compiling(MAIN_PATH_SECONDS)
     subjects = [s for path in traces for s in load_subjects(path)]
+    if policy is not None:
+        from .tune_policy import tune_policy
+
+        rules = find_release(subjects, torch).rules
+        with progress(trials + 1, "trying values") as advance:
+            found = tune_policy(subjects, policy, gpu, rules, trials, advance)
+        if as_json:
+            emit_json(found.document())
+        else:
+            _show_policy(found, " ".join(shlex.quote(str(t)) for t in traces))
+        if not found.fits:
+            raise typer.Exit(1)
+        return
     answer = find_line(subjects, gpu, torch, without or [], trials)
     if as_json:
         emit_json(answer.document())
@@ -62,6 +88,33 @@ def tune(
         _show(answer, " ".join(shlex.quote(str(t)) for t in traces))
     if answer.fails:
         raise typer.Exit(1)
+
+
+def _show_policy(answer: PolicyAnswer, paths: str) -> None:
+    from .screen import Column, say, suggest, table, verdict
+
+    verdict(answer.verdict)
+    columns: list[str | Column] = [
+        "",
+        "policy",
+        Column("peak reserved", "bytes"),
+        Column("above bound", "%"),
+        "driver calls",
+        Column("driver time", "ms"),
+    ]
+    rows: list[list[str | int | float | None]] = [
+        ["bound", "peak live bytes", answer.bound_bytes, None, None, None]
+    ]
+    named = (("best", answer.best), ("default", answer.default), ("baseline", answer.baseline))
+    for role, t in named:
+        time = 1e3 * t.driver_seconds
+        peak: str | int = "OOM" if t.peak_reserved_bytes is None else t.peak_reserved_bytes
+        rows.append([role, _folded(t.policy, 36), peak, t.above_bound, t.driver_calls, time])
+    table("", columns, rows)
+    say(
+        f"{answer.tried:,} different values tried" + (", interrupted" if answer.interrupted else "")
+    )
+    suggest(f"tightfit compare {paths} --policy {shlex.quote(answer.best.policy)}")
 
 
 def _folded(conf: str, width: int = 32) -> str:

@@ -179,7 +179,7 @@ def reuse(trial: Trial) -> None:
                 script.free(*script.mallocs(700, 5 * MiB, 70 * MiB, 30_000, 700))
             stats = trial.play(pack(script.program()), values).stats
             peaks.append(stats["reserved_bytes.all.peak"])
-        if peaks[0] != peaks[1]:
+        if peaks[1] > peaks[0]:
             raise Broken(
                 f"one round reserves {peaks[0]:,} bytes, fifty {peaks[1]:,} ({words_of(values)})"
             )

@@ -133,3 +133,9 @@ def driver_seconds(work: dict[str, int], costs: dict[str, Cost] | None = None) -
     for call, cost in (costs or shipped_costs()).items():
         total += work[call] * cost.call_us + work.get(f"{call}_bytes", 0) / MiB * cost.mib_us
     return total / 1e6
+
+
+def costs_words() -> str:
+    """Where the shipped figures come from, in a few words."""
+    kinds = {cost.kind for cost in shipped_costs().values()}
+    return " and ".join(sorted(kinds)) + ", sim/driver_costs.json"

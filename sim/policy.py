@@ -23,7 +23,7 @@ from ..traces.errors import PolicyError
 from ..traces.jit import JIT, inline, source_hash
 from .apart import HOOK_NAMES, addresses, calling
 from .param import Param
-from .provenance import files_behind, words_behind
+from .provenance import files_behind, plain, words_behind
 
 HOOKS = {
     "choose": ("s", "q"),
@@ -85,6 +85,7 @@ class Policy:
         """
         if len(params) > MOST_PARAMS:
             raise PolicyError(f"policy {name}: {len(params)} parameters, at most {MOST_PARAMS}")
+        hooks = {hook: plain(function) or function for hook, function in hooks.items()}
         self.name, self.source, self.hooks, self.params = name, source, hooks, params
         self.files = files_behind([*hooks.values(), *(f for f in others if f is not None)])
         own = words_behind(hooks.values())

@@ -24,6 +24,7 @@ pytestmark = pytest.mark.interpreted
 
 HEAVY = ("numba", "numpy", "optuna", "pandas", "scipy", "torch", "rich")
 NAMES = sorted(command.__name__ for command in cli.COMMANDS)
+HELPED = [[], *([name] for name in NAMES), ["policy"], *(["policy", w] for w in ("list", "new"))]
 
 
 def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -37,7 +38,7 @@ def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("words", [[], *([name] for name in NAMES)], ids=" ".join)
+@pytest.mark.parametrize("words", HELPED, ids=" ".join)
 def test_help_loads_nothing_heavy(words: list[str]) -> None:
     program = (
         "import sys; from tightfit.experiments.cli import main; "
@@ -50,7 +51,7 @@ def test_help_loads_nothing_heavy(words: list[str]) -> None:
     assert max(len(line) for line in done.stdout.splitlines()) <= 100
 
 
-@pytest.mark.parametrize("words", [[], *([name] for name in NAMES)], ids=" ".join)
+@pytest.mark.parametrize("words", HELPED, ids=" ".join)
 def test_help_comes_in_half_a_second(words: list[str]) -> None:
     def seconds() -> float:
         start = time.perf_counter()

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from tightfit.experiments.cli import app, main
 from tightfit.policies.catalogue import MECHANISMS
 from tightfit.policies.contender import names
+from tightfit.sim.costs import driver_seconds
 from tightfit.sim.mechanism_replay import replay_mechanism
 from tightfit.traces.units import MiB
 
@@ -35,30 +36,36 @@ def rows_of(*words: str) -> list[dict]:
 
 
 def test_the_whole_catalogue_stands_above_the_bound() -> None:
-    rows = rows_of(GPT)
-    assert rows[0]["role"] == "bound"
-    assert {r["policy"] for r in rows[1:]} == set(names())
+    rows = rows_of(GPT, "--packing", "0.1")
+    assert [r["role"] for r in rows[:2]] == ["bound", "offline"]
+    assert {r["policy"] for r in rows[2:]} == set(names())
     peaks = [r["peak_reserved_bytes"] for r in rows]
-    assert min(peaks) == peaks[0] and peaks[1:] == sorted(peaks[1:])
+    assert min(peaks) == peaks[0] and peaks[2:] == sorted(peaks[2:])
+    told = {r["policy"] for r in rows if r["role"] == "told"}
+    assert told == {"planned", "clairvoyant"}
+    assert all(r["driver_seconds"] > 0 for r in rows[2:])
     (base,) = [r for r in rows if r["role"] == "baseline"]
     assert (base["policy"], base["peak_reserved_bytes"]) == ("pytorch", 9372 * MiB)
 
 
 def test_says_what_a_replay_says() -> None:
     rows = {r["policy"]: r for r in rows_of(GPT, "--policy", "best_fit:quantum=4096")}
-    assert set(rows) == {"peak live bytes", "pytorch", "best_fit:quantum=4096"}
+    assert set(rows) == {
+        "peak live bytes", "best packing found", "pytorch", "best_fit:quantum=4096",
+    }  # fmt: skip
     s = subject("gpt_bf16_varlen.default")
     packed = s.anew if s.is_warm else s.kept
     run = replay_mechanism(packed, MECHANISMS["best_fit"], {"quantum": 4096})
     got = rows["best_fit:quantum=4096"]
     assert got["peak_reserved_bytes"] == run.stats["reserved_bytes.all.peak"]
     assert got["device_allocs"] == run.stats["num_device_alloc"]
+    assert got["driver_seconds"] == driver_seconds(run.work)
 
 
 def test_a_policy_that_runs_out_is_said_and_comes_last() -> None:
-    free = {r["policy"]: r["peak_reserved_bytes"] for r in rows_of(GPT)}
+    free = {r["policy"]: r["peak_reserved_bytes"] for r in rows_of(GPT, "--packing", "0")}
     room = sorted(free.values())[len(free) // 2]
-    code, out = compare(GPT, "--capacity", str(room), "--json")
+    code, out = compare(GPT, "--capacity", str(room), "--json", "--packing", "0")
     assert code == 0
     rows = json.loads(out)["traces"][0]["rows"]
     failed = [r for r in rows if r["ooms"]]
@@ -66,7 +73,7 @@ def test_a_policy_that_runs_out_is_said_and_comes_last() -> None:
     for r in failed:
         assert r["peak_reserved_bytes"] is None and r["first_oom_event"] > 0
     assert all(r["peak_reserved_bytes"] <= room for r in rows if not r["ooms"])
-    assert "OOM at" in compare(GPT, "--capacity", str(room))[1]
+    assert "OOM at" in compare(GPT, "--capacity", str(room), "--packing", "0")[1]
 
 
 def test_no_policy_fits_is_the_answer_no() -> None:
@@ -100,7 +107,7 @@ def test_csv_holds_every_row_in_bytes() -> None:
     _, out = compare(GPT, STREAMS, "--policy", "buddy", "--csv")
     rows = list(csv.DictReader(io.StringIO(out)))
     assert [r["policy"] for r in rows if r["trace"] == GPT][0] == "peak live bytes"
-    assert len(rows) == 6
+    assert len(rows) == 8
     peaks = {r["policy"]: r["peak_reserved_bytes"] for r in rows if r["trace"] == GPT}
     assert int(peaks["pytorch"]) == 9372 * MiB
     assert rows[0]["device_allocs"] == ""
@@ -109,12 +116,37 @@ def test_csv_holds_every_row_in_bytes() -> None:
 def test_markdown_and_latex_are_tables_of_the_same_rows() -> None:
     _, marked = compare(GPT, "--policy", "best_fit:quantum=4096", "--markdown")
     lines = [x for x in marked.splitlines() if x.startswith("|")]
-    assert len(lines) == 5 and len({x.count("|") for x in lines}) == 1
+    assert len(lines) == 6 and len({x.count("|") for x in lines}) == 1
     assert "| pytorch (baseline) | 9,372.0 |" in marked
     _, set_in = compare(GPT, "--policy", "best_fit:quantum=4096", "--latex")
     body = [x for x in set_in.splitlines() if x.endswith(r"\\")]
-    assert len(body) == 3 and r"best\_fit:quantum=4096 & " in set_in
+    assert len(body) == 4 and r"best\_fit:quantum=4096 & " in set_in
     assert set_in.count(r"\begin{tabular}") == set_in.count(r"\end{tabular}") == 1
+
+
+def test_the_packing_is_a_row_with_what_is_proven() -> None:
+    rows = {r["policy"]: r for r in rows_of(STREAMS, "--policy", "pytorch", "--packing", "0.2")}
+    found = rows["best packing found"]
+    assert found["role"] == "offline"
+    assert found["proven_bytes"] <= found["peak_reserved_bytes"]
+    assert found["proven_bytes"] >= rows["peak live bytes"]["peak_reserved_bytes"]
+    _, out = compare(STREAMS, "--policy", "pytorch")
+    assert "no packing in multiples of 512 bytes is" in " ".join(out.split())
+    assert "best packing found" not in compare(STREAMS, "--policy", "expandable",
+                                               "--packing", "0")[1]  # fmt: skip
+
+
+def test_who_is_told_something_is_never_the_best() -> None:
+    _, out = compare(GPT, "--policy", "planned", "--policy", "worst_fit", "--packing", "0")
+    assert "told" in out and not out.startswith(("planned", "clairvoyant"))
+
+
+def test_a_policy_of_ones_own_is_compared(tmp_path: Path) -> None:
+    example = Path(__file__).resolve().parents[2] / "docs" / "examples" / "two_regions.py"
+    rows = rows_of(GPT, "--policy", f"{example}:TwoRegions:border=16KiB", "--packing", "0")
+    (own,) = [r for r in rows if r["role"] == "policy"]
+    assert own["policy"].endswith("two_regions.py:TwoRegions:border=16KiB")
+    assert own["peak_reserved_bytes"] > rows[0]["peak_reserved_bytes"]
 
 
 def test_bad_words_are_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -152,6 +152,13 @@ def test_a_call_that_returns_nothing_is_said(tmp_path: Path) -> None:
         peak(file)
 
 
+def test_calls_that_are_compiled_already_are_taken_as_they_are(tmp_path: Path) -> None:
+    decorated = BUMP.replace("def allocate", "@inline\ndef allocate").replace(
+        "import numpy as np", "import numpy as np\nfrom tightfit.traces.jit import inline"
+    )
+    assert peak(write(tmp_path, decorated)) == 1000
+
+
 def test_near_names_are_offered(tmp_path: Path) -> None:
     file = write(tmp_path, BUMP)
     with pytest.raises(PolicyError, match="did you mean 'Bump'"):

@@ -1,0 +1,191 @@
+"""Tuning a policy: the values of its declared parameters that suit some recordings best."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any
+
+from ..policies.catalogue import PRESETS
+from ..policies.contender import BASELINE, contender
+from ..policies.live_bytes import peak_live_bytes
+from ..policies.named import find_policy
+from ..policies.playing import AnyPolicy, play_policy
+from ..sim.costs import driver_seconds
+from ..sim.device import Device
+from ..sim.release import Release
+from ..sim.run import Run
+from ..traces.errors import ConfigError
+from ..traces.units import format_bytes
+from .search import search_params
+from .subject import Subject
+
+WORTH = 0.01  # share of the default's peak that a difference must reach to be worth a word
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A policy with some values, worst case over the recordings; simulated.
+
+    Attributes:
+        policy: as a user writes it.
+        values: its parameters.
+        peak_reserved_bytes: greatest over the recordings; None if one runs out of memory.
+        above_bound: greatest share by which that exceeds what is live at once.
+        driver_calls, driver_seconds: sums over the recordings.
+    """
+
+    policy: str
+    values: dict[str, int]
+    peak_reserved_bytes: int | None
+    above_bound: float | None
+    driver_calls: int
+    driver_seconds: float
+
+    @property
+    def rank(self) -> tuple[bool, float, float]:
+        """Better is smaller: it runs, it wastes less, it asks the driver for less."""
+        lost = self.above_bound is None
+        return lost, 0.0 if self.above_bound is None else self.above_bound, self.driver_seconds
+
+
+@dataclass(frozen=True)
+class PolicyAnswer:
+    """What was found.
+
+    Attributes:
+        default, best: the policy with its defaults, and with the best values tried.
+        baseline: PyTorch's own allocator.
+        bound_bytes: greatest number of bytes live at once.
+        tried: different values tried.
+        traces: the recordings.
+        interrupted: Ctrl-C ended the search; the best is that of the values tried until then.
+    """
+
+    default: Tried
+    best: Tried
+    baseline: Tried
+    bound_bytes: int
+    tried: int
+    traces: tuple[str, ...]
+    torch: str
+    capacity_bytes: int | None
+    interrupted: bool
+
+    @property
+    def fits(self) -> bool:
+        """The best values run on the device asked about."""
+        return self.best.peak_reserved_bytes is not None
+
+    @property
+    def verdict(self) -> str:
+        """The answer in one sentence."""
+        best, default = self.best.peak_reserved_bytes, self.default.peak_reserved_bytes
+        name = self.default.policy
+        if best is None:
+            room = format_bytes(self.capacity_bytes or 0)
+            return f"{name} DOES NOT FIT on {room} with any values tried (simulated)"
+        if default is None:
+            return f"{self.best.policy} FITS; {name} with its defaults does not (simulated)"
+        if default - best < WORTH * default:
+            return f"{name}: NO VALUES HELP: its defaults are as good as any tried (simulated)"
+        return (
+            f"{self.best.policy} saves {format_bytes(default - best)}, "
+            f"{1 - best / default:.1%}, against its defaults (simulated)"
+        )
+
+    def document(self) -> dict[str, Any]:
+        """The answer as `--json` prints it."""
+        return {
+            "simulated": True, "verdict": self.verdict, "torch": self.torch,
+            "capacity_bytes": self.capacity_bytes, "default": self.default, "best": self.best,
+            "baseline": self.baseline, "bound_bytes": self.bound_bytes, "tried": self.tried,
+            "interrupted": self.interrupted,
+            "traces": self.traces,
+        }  # fmt: skip
+
+
+def tune_policy(
+    subjects: Sequence[Subject],
+    name: str,
+    gpu: Device,
+    rules: Release,
+    trials: int,
+    advance: Callable[[], None] = lambda: None,
+) -> PolicyAnswer:
+    """Search the declared parameters of a policy.
+
+    Args:
+        subjects: the recordings; the worst of them counts.
+        name: a name of the catalogue, or `path.py:Name`.
+        gpu: the device; values that run out of memory there come last.
+        rules: the release whose allocator hooks change.
+        trials: values that Optuna proposes.
+        advance: called after each.
+
+    Raises:
+        PolicyError: there is no such policy.
+        ConfigError: it has nothing to tune.
+    """
+    if name in PRESETS or name.partition(":")[0] == BASELINE:
+        raise ConfigError(
+            f"--policy: {name}: nothing to tune there; PyTorch's own settings are tuned without "
+            "--policy, a preset under the name of its policy"
+        )
+    label, policy = find_policy(name)
+    if not policy.params:
+        raise ConfigError(f"--policy: {label} declares no parameters, so there is nothing to tune")
+    packed = [s.anew if s.is_warm else s.kept for s in subjects]
+    bounds = [peak_live_bytes(p) for p in packed]
+    seen: dict[tuple[int, ...], Tried] = {}
+
+    def judge(values: Mapping[str, int]) -> float:
+        key = tuple(values[p.name] for p in policy.params)
+        if key not in seen:
+            runs = [play_policy(p, policy, values, gpu, rules) for p in packed]
+            seen[key] = _tried(_written(label, policy, values), dict(values), runs, bounds)
+        advance()
+        lost, above, _ = seen[key].rank
+        return 1e9 if lost else above
+
+    judge(policy.defaults)
+    interrupted = False
+    try:
+        search_params(policy.params, judge, trials)
+    except KeyboardInterrupt:
+        interrupted = True
+    base = contender(BASELINE, rules)
+    return PolicyAnswer(
+        default=seen[tuple(policy.defaults.values())],
+        best=min(seen.values(), key=lambda t: t.rank),
+        baseline=_tried(BASELINE, {}, [base.replay(p, gpu) for p in packed], bounds),
+        bound_bytes=max(bounds, default=0),
+        tried=len(seen),
+        traces=tuple(PurePath(s.name).name for s in subjects),
+        torch=rules.name,
+        capacity_bytes=gpu.capacity_bytes,
+        interrupted=interrupted,
+    )
+
+
+def _written(label: str, policy: AnyPolicy, values: Mapping[str, int]) -> str:
+    """The policy with its values as a user writes them; defaults are left out."""
+    changed = [f"{k}={v}" for k, v in values.items() if v != policy.defaults[k]]
+    return ":".join([label, ",".join(changed)]) if changed else label
+
+
+def _tried(
+    written: str, values: dict[str, int], runs: Sequence[Run], bounds: Sequence[int]
+) -> Tried:
+    lost = any(r.stats["num_ooms"] + r.stats["num_oom_rejections"] for r in runs)
+    peaks = [r.stats["reserved_bytes.all.peak"] for r in runs]
+    above = [p / b - 1 if b else 0.0 for p, b in zip(peaks, bounds, strict=True)]
+    return Tried(
+        written,
+        values,
+        None if lost else max(peaks, default=0),
+        None if lost else max(above, default=0.0),
+        sum(r.stats["num_device_alloc"] + r.stats["num_device_free"] for r in runs),
+        sum(driver_seconds(r.work) for r in runs),
+    )

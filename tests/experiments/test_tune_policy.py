@@ -1,0 +1,82 @@
+"""tune --policy: values within their ranges, never worse than the defaults, repeatable."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from tightfit.experiments.cli import app, main
+from tightfit.experiments.search import search_params
+from tightfit.sim.param import Param
+
+ROOT = Path(__file__).resolve().parents[2]
+TRACE = str(ROOT / "traces" / "data" / "cnn_resolutions.default.npz")
+OTHER = str(ROOT / "traces" / "data" / "mlp_train.npz")
+EXAMPLE = str(ROOT / "docs" / "examples" / "two_regions.py")
+
+
+def tune(*words: str) -> tuple[int, str]:
+    result = CliRunner().invoke(app, ["tune", *words])
+    return result.exit_code, result.stdout
+
+
+def test_values_proposed_lie_within_their_ranges_and_begin_at_the_defaults() -> None:
+    params = (
+        Param("page", 2048, 512, 4096, "a power of two", "bytes", True),
+        Param("share", 7, 3, 9, "a plain number"),
+    )
+    seen: list[dict[str, int]] = []
+
+    def judge(values: dict[str, int]) -> float:
+        seen.append(dict(values))
+        return float(values["page"] * values["share"])
+
+    search_params(params, judge, 40)
+    assert seen[0] == {"page": 2048, "share": 7} and len(seen) == 40
+    for values in seen:
+        for p in params:
+            p.check(values[p.name], "proposed")
+    assert min(v["page"] * v["share"] for v in seen) == 512 * 3
+
+
+def test_the_example_is_tuned_and_never_gets_worse() -> None:
+    code, out = tune(TRACE, "--policy", EXAMPLE, "--trials", "12", "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert found["best"]["peak_reserved_bytes"] <= found["default"]["peak_reserved_bytes"]
+    assert found["bound_bytes"] <= found["best"]["peak_reserved_bytes"]
+    assert tune(TRACE, "--policy", EXAMPLE, "--trials", "12", "--json") == (code, out)
+
+
+def test_what_is_said_can_be_typed_into_compare() -> None:
+    code, out = tune(TRACE, OTHER, "--policy", "worst_fit", "--trials", "12")
+    assert code == 0 and max(map(len, out.splitlines()[:-1])) <= 100
+    (line,) = [x for x in out.splitlines() if x.startswith("next: ")]
+    words = line.split()[2:]
+    assert words[0] == "compare"
+    assert main([*words, "--packing", "0"]) == 0
+
+
+def test_a_device_that_is_too_small_is_the_answer_no() -> None:
+    code, out = tune(TRACE, "--policy", "best_fit", "--trials", "3", "--capacity", "100MiB")
+    assert code == 1 and "DOES NOT FIT on 100.0 MiB" in out.splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--policy", "pytorch"), "nothing to tune there"),
+        (("--policy", "best_fit_segmented"), "under the name of its policy"),
+        (("--policy", "best_fitt"), "did you mean 'best_fit'"),
+        (("--policy", "best_fit", "--without", "expandable_segments"), "--without"),
+        (("--policy", "nowhere.py"), "nowhere.py"),
+    ],
+)
+def test_wrong_words_are_answered(
+    words: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["tune", TRACE, *words]) == 2
+    assert said in capsys.readouterr().err
