@@ -53,7 +53,9 @@ def play_policy(
         chosen = dict(zip(policy.defaults, policy.checked(values), strict=True))
         settings = parse_settings(policy.line, rules)
         need = policy.needs(packed.program.req_size, chosen)
-        requests = requests_of(packed.program, settings, rules, device, packed.keeps_start, need)
+        requests = requests_of(
+            packed.program, settings, rules, device, packed.keeps_start, need=need
+        )
         return replay(
             packed, policy, requests, device,
             stop_at_oom=stop_at_oom, events=addresses, values=chosen,
