@@ -2,9 +2,10 @@
 
     python -m tightfit.experiments.oracle.golden tests/golden [VERSION ...]
 
-writes `allocator-<version>.json` for each release: every scenario and some short random cases with
-what the release's own compiled allocator did; and, if no release is named, the files of
-`golden_predictions.py` and `golden_lines.py`. Nothing of PyTorch is in the files, only figures.
+writes `allocator-<version>.json` for each release: every scenario, every case that was once
+answered wrongly, and some short random ones with what the release's own compiled allocator did;
+and, if no release is named, the files of `golden_predictions.py` and `golden_lines.py`. Nothing of
+PyTorch is in the files, only figures.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from .build import build_driver
 from .commands import Case, Code, case_from_json, case_to_json
 from .compare import judge
 from .programs import random_case
+from .regressions import regressions
 from .run import ROW, Answer, run_cases
 from .scenarios import scenarios
 from .wheels import RELEASES, find_wheel
@@ -45,7 +47,8 @@ def write_golden(folder: Path, version: str) -> Path:
         for case in (random_case(version, rules, seed) for seed in count())
         if len(case.commands) <= SHORT and (case.commands["code"] == Code.MALLOC).sum() > 9
     )
-    cases = [*scenarios().values(), *islice(short, RANDOM_CASES)]
+    kept = [*scenarios().values(), *regressions(rules).values()]
+    cases = [*kept, *islice(short, RANDOM_CASES)]
     answers = run_cases(build_driver(find_wheel(version)), cases)
     lines = []
     for case, answer in zip(cases, answers, strict=True):

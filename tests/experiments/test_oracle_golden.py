@@ -10,6 +10,7 @@ import pytest
 from tightfit.experiments.oracle.commands import Case
 from tightfit.experiments.oracle.compare import judge, simulate
 from tightfit.experiments.oracle.golden import read_golden
+from tightfit.experiments.oracle.regressions import regressions
 from tightfit.experiments.oracle.run import Answer
 from tightfit.experiments.oracle.scenarios import scenarios
 from tightfit.experiments.oracle.translate import translate
@@ -68,9 +69,12 @@ def test_so_does_the_reference(version: str) -> None:
 def test_the_files_hold_the_scenarios_as_they_are_written_now() -> None:
     for version in RELEASES:
         kept = golden(version)
-        for name, case in scenarios().items():
+        now = scenarios() | regressions(release(version))
+        assert set(now) < set(kept)
+        for name, case in now.items():
             assert np.array_equal(kept[name][0].commands, case.commands)
             assert (kept[name][0].conf, kept[name][0].device) == (case.conf, case.device)
+            assert kept[name][0].lines == case.lines
 
 
 def layout(answer: Answer) -> list[list[str]]:
@@ -183,6 +187,25 @@ def test_the_real_allocator_plays_the_scenarios_so(version: str) -> None:
         assert given.index(given[-1]) == choice(release(version).version), name
     oom = cases["out of memory keeps a segment in use"][1].trace[-1]
     assert (oom["action"], oom["addr"], oom["size"]) == (Action.OOM, 180 * MiB, 190 * MiB)
+
+
+def test_what_was_found_out_by_chance_stays_so() -> None:
+    """What the real allocator does in the kept cases, in figures."""
+    asked = {"2.6.0": 130 * MiB, "2.10.0": 130 * MiB, "2.11.0": 210 * MiB, "2.15.0": 210 * MiB}
+    for version, reserved in asked.items():
+        answer = golden(version)["a line set at run time leaves max_non_split_rounding out"][1]
+        assert answer.stats["reserved_bytes.all.current"] == reserved, version
+    for version in ("2.12.1", "2.15.0"):
+        cases = golden(version)
+        for name, counts in {
+            "rejected, then served once everything was released": (1, 0, 1, 192 * MiB),
+            "rejected, and then the driver refuses": (1, 0, 1, 0),
+            "rejected twice": (1, 0, 2, 0),
+            "rejected during a capture": (0, 0, 1, 0),
+        }.items():
+            stats = cases[name][1].stats
+            names = ("num_alloc_retries", "num_ooms", "num_oom_rejections")
+            assert (*(stats[n] for n in names), stats["allocated_bytes.all.current"]) == counts
 
 
 def test_every_scenario_is_claimed() -> None:
