@@ -184,4 +184,7 @@ def test_the_real_allocator_plays_the_scenarios_so(version: str) -> None:
 
 
 def test_every_scenario_is_claimed() -> None:
-    assert set(LAYOUTS) | set(EQUALS) == set(scenarios())
+    """Here, or by name in test_golden_vectors.py: those in a pool, those of graphs."""
+    elsewhere = {n for n in scenarios() if n.startswith("pool, ") or "graphs of" in n}
+    elsewhere |= {"off: 2, then 2", "on: 2, then 2", "on: 16 on each of two streams"}
+    assert set(LAYOUTS) | set(EQUALS) == set(scenarios()) - elsewhere
