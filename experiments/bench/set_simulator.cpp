@@ -26,7 +26,7 @@ enum Op { Malloc, Free, FreeLater, Complete, Try, EmptyCache, ReleasePool, Captu
 enum Tie { TieAddress, TieSegment, TieBlock };
 
 struct Class {  // one distinct request
-  i64 need, asked, segment, least_rest, pool, stream, expands, page;
+  i64 need, asked, segment, least_rest, pool, stream, expands, page, captured;
 };
 
 struct Options {
@@ -109,7 +109,7 @@ class Allocator {
     Pool& pool = pools_[q.pool];
     Block* b = get_free_block(pool, q);
     if (b == nullptr) b = alloc_block(pool, q);
-    if (b == nullptr && !capturing) {
+    if (b == nullptr && !capturing && !q.captured) {
       release_everything();
       c_.retries++;
       b = alloc_block(pool, q);

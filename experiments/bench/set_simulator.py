@@ -112,7 +112,7 @@ def simulate(
     """
     _check(packed, requests)
     program, options = packed.program, requests.options
-    classes = np.zeros((len(requests.need) + 1, 8), np.int64)
+    classes = np.zeros((len(requests.need) + 1, 9), np.int64)
     classes[1:] = np.stack(
         [
             requests.need,
@@ -123,6 +123,7 @@ def simulate(
             program.req_stream,
             requests.expands,
             np.where(requests.is_small, requests.small_page, requests.large_page),
+            requests.captured,
         ],
         axis=1,
     )

@@ -11,6 +11,16 @@ from .script import Script
 
 ON = "expandable_segments:True"
 BUSY = 40  # a stream whose work does not complete by itself
+# Those that are played in a private pool, too, where the devlog on fragmentation plays its own
+# (Edward Yang, 2026-06-01: "When does fragmentation occur in the CUDA caching allocator?"). Memory
+# of a pool in use is never given back as a whole, so what recovers by that is not among them.
+IN_A_POOL = (
+    "32 reused by 16 and 16", "32 reused, first 16 free", "32 reused, both free",
+    "off: 8 of 16, then 4 of 32", "off: 4 of 32, then 8 of 16", "on: 8 of 16",
+    "on: 8 of 16, then 4 of 32", "on: holes of 16, then 32", "on: holes of 16, 32 again",
+    "off: 2, then a half", "on: 2, then a half", "off: 2, then 2", "on: 2, then 2", "off: 3 of 20",
+    "oversize release, smallest last", "out of memory keeps a segment in use",
+)  # fmt: skip
 
 Write = Callable[[Script], object]
 
@@ -25,6 +35,13 @@ def scenarios() -> dict[str, Case]:
         script = Script()
         write(script)
         cases[name] = Case(name, conf, Device(capacity), script.commands(), scattered)
+        if name in IN_A_POOL:
+            script = Script()
+            script.begin()
+            write(script)
+            script.end()
+            pool = f"pool, {name}"
+            cases[pool] = Case(pool, conf, Device(capacity), script.commands())
 
     for name, steps in (
         ("32 after its request", 1),
@@ -49,6 +66,17 @@ def scenarios() -> dict[str, Case]:
         add(name, ON, lambda s, n=steps: _holes(s, n))
     add("off: 2, then a half", "", _two_then_half)
     add("on: 2, then a half", ON, _two_then_half)
+    add("off: 2, then 2", "", lambda s: _exchange(s, (2,), (2,)))
+    add("on: 2, then 2", ON, lambda s: _exchange(s, (2,), (2,)))
+    add("on: 16 on each of two streams", ON, _two_streams)
+    for name, sizes in (
+        ("8 of 16, then 4 of 32", ((16,) * 8, (32,) * 4)),
+        ("4 of 32, then 8 of 16", ((32,) * 4, (16,) * 8)),
+        ("2, then a half", ((2,), (0.5,))),
+        ("2, then 2", ((2,), (2,))),
+    ):
+        add(f"off: graphs of {name}", "", lambda s, sizes=sizes: _graphs(s, sizes))
+        add(f"on: graphs of {name}", ON, lambda s, sizes=sizes: _graphs(s, sizes))
     add("off: 3 of 20", "", lambda s: _allocate(s, 3))
     add("recovery waits for a busy stream", "", _recovery, 200 * MiB)
     add("oversize release, smallest last", "max_split_size_mb:64", _oversize, 360 * MiB)
@@ -94,6 +122,22 @@ def _holes(s: Script, steps: int) -> None:
 def _two_then_half(s: Script) -> None:
     s.free(*_allocate(s, 2))
     _allocate(s, 0.5)
+
+
+def _two_streams(s: Script) -> None:
+    s.malloc(16 * MiB, 1)
+    s.malloc(16 * MiB, 2)
+
+
+def _graphs(s: Script, graphs: tuple[tuple[float, ...], ...]) -> None:
+    """Captures that share a pool, one after the other; only the last one's blocks stay."""
+    pool = 0
+    for sizes in graphs:
+        pool = s.begin(pool, 1, capture=True)
+        s.free(*list(s.live))
+        for size in sizes:
+            s.malloc(int(size * MiB), 1)
+        s.end()
 
 
 def _recovery(s: Script) -> None:

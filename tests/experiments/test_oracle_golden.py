@@ -209,4 +209,7 @@ def test_what_was_found_out_by_chance_stays_so() -> None:
 
 
 def test_every_scenario_is_claimed() -> None:
-    assert set(LAYOUTS) | set(EQUALS) == set(scenarios())
+    """Here, or by name in test_golden_vectors.py: those in a pool, those of graphs."""
+    elsewhere = {n for n in scenarios() if n.startswith("pool, ") or "graphs of" in n}
+    elsewhere |= {"off: 2, then 2", "on: 2, then 2", "on: 16 on each of two streams"}
+    assert set(LAYOUTS) | set(EQUALS) == set(scenarios()) - elsewhere

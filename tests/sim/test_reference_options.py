@@ -3,10 +3,12 @@
 import pytest
 
 from tightfit.sim.device import Device
+from tightfit.sim.release import release
 from tightfit.sim.settings import Settings
 from tightfit.traces.units import GiB, MiB
 
 from ..strategies import Script
+from .agreement import both, differences
 from .playing import OFF, ON, actions, blocks, offsets, play, segments
 
 # ---- options
@@ -285,6 +287,30 @@ def test_no_release_while_capturing() -> None:
     # until 2.7 the call fails an assertion, after it has counted itself
     run = play(s, OFF, "2.7", device=device, stop_at_oom=False)
     assert actions(run, 6) == [] and run.stats["num_sync_all_streams"] == 2
+
+
+@pytest.mark.interpreted
+@pytest.mark.parametrize(
+    ("torch", "pool", "is_captured"),
+    [
+        ("2.15", (0, 0), False), ("2.15", (0, 4), False), ("2.15", (4, 0), True),
+        ("2.13", (4, 0), True), ("2.12", (0, 4), True), ("2.12", (0, 0), False),
+    ],
+)  # fmt: skip
+def test_a_request_that_only_a_capture_makes_takes_nothing_back(
+    torch: str, pool: tuple[int, int], is_captured: bool
+) -> None:
+    """A graph's own pool has its number in front; until 2.12 any private pool will do."""
+    s = Script(pools=1)
+    s.free(s.malloc(100 * MiB))
+    s.malloc(150 * MiB, pool=int(pool != (0, 0)))
+    program = s.program()
+    program.pools = [(0, 0), pool]
+    device = Device(200 * MiB)
+    kernel, reference = both(program, OFF, release(torch), device, stop_at_oom=False)
+    assert differences(kernel, reference) == []
+    assert kernel.stats["num_ooms"] == int(is_captured)
+    assert kernel.stats["num_alloc_retries"] == int(not is_captured)
 
 
 def test_an_emptied_pool_is_gone() -> None:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from tightfit.sim.release import KNOWN, release
 from tightfit.sim.settings import OFF, Settings
 from tightfit.sim.settings_line import KEYS, format_settings, parse_settings, parse_settings_verbose
+from tightfit.sim.settings_parser import Parser
 from tightfit.traces.errors import PolicyError
 from tightfit.traces.units import GiB, MiB
 
@@ -278,3 +279,10 @@ def test_any_text_is_either_accepted_or_refused_with_a_message(line, rules):
             parse_settings(text, rules)
         except PolicyError as refusal:
             assert str(refusal)
+
+
+def test_host_memory_reserved_in_advance_is_the_one_size_without_a_cap() -> None:
+    for text, value in (("17592186044416", 17592186044416), ("-20", (1 << 64) - 20)):
+        parser = Parser(f"pinned_reserve_segment_size_mb:{text}", release("2.15"))
+        parser.parse()
+        assert parser.found["pinned_reserve_segment_size_mb"] == value

@@ -98,6 +98,25 @@ def test_the_stack_outranks_what_the_release_looks_like():
         assert ops(p)[-2:] == expected and "assumed_recovery" not in kinds(p) and exact(p)
 
 
+def test_a_stack_shows_an_empty_cache_that_only_waited():
+    # Nothing could be released: the segment is in use. Under other settings something may.
+    stacks = (("malloc", "step"), ("empty_cache", "step"), ("free", "step"))
+    mine, other, free = {"stack": 1}, {"stack": 2}, {"stack": 3}
+
+    def entries(by):
+        return [
+            ("segment_alloc", 0, 2 * MiB, mine), ("alloc", 0, 512, mine),
+            ("alloc", 512, 512, mine), ("free_requested", 0, 512, free),
+            ("free_completed", 0, 512, by), ("alloc", 0, 512, mine),
+        ]  # fmt: skip
+
+    final = [(0, {"small"}, [(512, LIVE_BLOCK, 512)] * 2 + [(2 * MiB - 1024, FREE_BLOCK, 0)])]
+    p = lift(by_hand(entries(other), final, stacks=stacks), 0)
+    assert "EMPTY_CACHE 0" in ops(p) and exact(p)
+    p = lift(by_hand(entries(mine), final, stacks=stacks), 0)
+    assert "EMPTY_CACHE 0" not in ops(p) and exact(p)
+
+
 def test_a_stack_that_is_the_allocations_own_decides_nothing():
     # Recorded with context="alloc": frees bear the stack of their allocation, and a release that
     # of the segment's creation, which may be the very line that allocates next.
