@@ -4,7 +4,8 @@
     python -m tightfit.experiments.oracle.page docs README.md --check    exit code 1 if they differ
 
 `docs/exactness/` holds the records: fuzz.jsonl (`tightfit prove --log`), predictions.json
-(`tightfit prove --predictions --json`), faults.json (the module `mutants`).
+(`tightfit prove --predictions --json`), lines.json (`tightfit prove --lines --json`), faults.json
+(the module `mutants`).
 """
 
 from __future__ import annotations
@@ -77,6 +78,12 @@ that, going on. *In full*: to the last counter. *Up to a point*: until something
 recording shows; `tightfit replay` says so in a note, and that it does is part of the comparison.
 """
 
+_LINES = """## Settings lines
+
+Random and spoilt lines, parsed by each release's compiled parser and by ours: both must accept or
+refuse, and every value that was read must be the same.
+"""
+
 _FAULTS = """## Planted faults
 
 The comparison is worth what it would notice. Each of these faults was put into a copy of the
@@ -112,6 +119,9 @@ def page(folder: Path) -> str:
     predictions = folder / "predictions.json"
     if predictions.exists():
         parts += [_PREDICTIONS, _predictions(json.loads(predictions.read_text(encoding="utf-8")))]
+    lines = folder / "lines.json"
+    if lines.exists():
+        parts += [_LINES, _lines(json.loads(lines.read_text(encoding="utf-8")))]
     faults = folder / "faults.json"
     if faults.exists():
         parts += [_FAULTS, _faults(json.loads(faults.read_text(encoding="utf-8")))]
@@ -181,6 +191,25 @@ def _predictions(found: dict[str, Any]) -> str:
         + table(["what no recording shows", "programs", "share"], reasons)
         + "\n```sh\ntightfit prove --torch all --predictions 4000 --json "
         "> docs/exactness/predictions.json\n```\n"
+    )
+
+
+def _lines(found: dict[str, Any]) -> str:
+    excluded = Counter[str]()
+    for r in found["releases"]:
+        excluded.update(r["excluded"])
+    rows = [
+        [r["torch"], f"{r['seed']:,}", f"{r['lines']:,}", f"{r['accepted']:,}",
+         f"{r['refused']:,}", f"{sum(r['excluded'].values()):,}", f"{len(r['differences']):,}"]
+        for r in found["releases"]
+    ]  # fmt: skip
+    head = ["torch", "first", "lines", "accepted", "refused", "left out", "different"]
+    left_out = "".join(f"Left out: {name} ({n:,} lines).\n" for name, n in excluded.items())
+    return (
+        table(head, rows)
+        + (f"\n{left_out}" if left_out else "")
+        + "\n```sh\ntightfit prove --torch all --lines 3000 --json "
+        "> docs/exactness/lines.json\n```\n"
     )
 
 
