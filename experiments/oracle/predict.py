@@ -89,7 +89,6 @@ def predict(triple: Triple, reality: Reality | Dead, rules: Release) -> Predicti
         return replace(out, differences=[f"the recording is refused: {error}"])
     several = len(told[1].translated.side_streams) > 1
     left_open = ORDER_OF_FREES if several or differ_in_order(reality) else ()
-    unseen: list[Unseen] | None = None
     for keep_going in (False, True)[: 1 + out.fails]:
         answer = reality.whole if keep_going else reality.ended
         run, line, _ = replay_subject(
@@ -99,8 +98,7 @@ def predict(triple: Triple, reality: Reality | Dead, rules: Release) -> Predicti
         found = _differences(reality, answer, subject, run, said, left_open)
         n, first = len(answer.trace), None
         if found:
-            if unseen is None:
-                unseen = find_unseen(reality, rules, *told, subject.program)
+            unseen = find_unseen(reality, rules, told[0], told[1], subject.program)
             last = len(reality.program.commands) if keep_going else reality.failed
             mattered = [u for u in unseen if not out.fails or u.command <= last]
             if mattered:
