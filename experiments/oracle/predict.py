@@ -30,7 +30,7 @@ from .recordable import write_recording
 from .run import Answer
 from .translate import translate
 from .triples import Dead, Reality, Triple
-from .unseen import Told, Unseen, differ_in_order, find_unseen, recorded_failure
+from .unseen import NOTHING, Told, Unseen, differ_in_order, find_unseen, recorded_failure
 
 # How often all streams were waited for is in no recording: a wait that frees nothing shows nothing.
 UNKNOWABLE = ("num_sync_all_streams",)
@@ -83,6 +83,8 @@ def predict(triple: Triple, reality: Reality | Dead, rules: Release) -> Predicti
             return Prediction([f"the simulator itself: {differences[0]}"])
         told.append(retold)
     out = Prediction(ends_early=recorded_failure(reality) is not None, fails=reality.failed >= 0)
+    if not len(reality.a.trace):  # rejected, or ended, at its first request; there is no history
+        return replace(out, unseen=Unseen(NOTHING, 0))
     try:
         subject = _read_back(reality, rules)
     except TightfitError as error:
