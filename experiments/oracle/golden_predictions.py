@@ -8,7 +8,7 @@ out, private pools and other streams. Written with the other golden files, by
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import count
 from pathlib import Path
 
@@ -45,7 +45,7 @@ def write_predictions(folder: Path) -> Path:
     for version in RELEASES:
         driver = build_driver(find_wheel(version))
 
-        def ask(cases: list[Case], driver: Path = driver) -> list[Answer]:
+        def ask(cases: Sequence[Case], driver: Path = driver) -> list[Answer]:
             return run_cases(driver, cases) if cases else []
 
         for triple, reality in _chosen(version, ask):

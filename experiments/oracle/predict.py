@@ -28,7 +28,7 @@ from .recordable import write_recording
 from .run import Answer
 from .translate import translate
 from .triples import Dead, Reality, Triple
-from .unseen import Told, Unseen, differ_in_order, find_unseen, recorded_failure
+from .unseen import NOTHING, Told, Unseen, differ_in_order, find_unseen, recorded_failure
 
 # How often all streams were waited for is in no recording: a wait that frees nothing shows nothing.
 UNKNOWABLE = ("num_sync_all_streams",)
@@ -81,13 +81,14 @@ def predict(triple: Triple, reality: Reality | Dead, rules: Release) -> Predicti
             return Prediction([f"the simulator itself: {differences[0]}"])
         told.append(retold)
     out = Prediction(ends_early=recorded_failure(reality) is not None, fails=reality.failed >= 0)
+    if not len(reality.a.trace):  # rejected, or ended, at its first request; there is no history
+        return replace(out, unseen=Unseen(NOTHING, 0))
     try:
         subject = _read_back(reality, rules)
     except TightfitError as error:
         return replace(out, differences=[f"the recording is refused: {error}"])
     several = len(told[1].translated.side_streams) > 1
     left_open = ORDER_OF_FREES if several or differ_in_order(reality) else ()
-    unseen: list[Unseen] | None = None
     for keep_going in (False, True)[: 1 + out.fails]:
         answer = reality.whole if keep_going else reality.ended
         run, line, _ = replay_subject(
@@ -97,8 +98,7 @@ def predict(triple: Triple, reality: Reality | Dead, rules: Release) -> Predicti
         found = _differences(reality, answer, subject, run, said, left_open)
         n, first = len(answer.trace), None
         if found:
-            if unseen is None:
-                unseen = find_unseen(reality, rules, *told, subject.program)
+            unseen = find_unseen(reality, rules, told[0], told[1], subject.program)
             last = len(reality.program.commands) if keep_going else reality.failed
             mattered = [u for u in unseen if not out.fails or u.command <= last]
             if mattered:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -77,7 +77,7 @@ def prove_predictions(
     rules = release(proof.torch)
     driver = build_driver(find_wheel(proof.torch, wheels))
 
-    def ask(cases: list[Case]) -> list[Answer]:
+    def ask(cases: Sequence[Case]) -> list[Answer]:
         return run_cases(driver, cases) if cases else []
 
     start = time.monotonic()

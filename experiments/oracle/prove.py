@@ -102,6 +102,9 @@ def prove(
     that only keeps account of memory, and through the simulator. Every address, every trace entry,
     every counter of memory_stats and the final snapshot must be the same. Needs Linux and g++, and
     fetches a wheel of half a gigabyte per release, of which it keeps five megabytes.
+
+    With --predictions the programs are recorded under one line and device, and what the recording
+    says about another line and device is held against what the real allocator does there.
     """
     from ..screen import announce_compiling, emit_json, progress, warn
     from .fuzz import Proof, fuzz
@@ -111,7 +114,9 @@ def prove(
     announce_compiling(MAIN_PATH_SECONDS)
     if seconds is None and events is None:
         seconds = SECONDS
-    versions = list(RELEASES) if torch == "all" else [v.strip() for v in torch.split(",")]
+    versions: list[str] = (
+        list(RELEASES) if torch == "all" else [v.strip() for v in torch.split(",")]
+    )
     if predictions is not None:
         from .predictions import run_predictions
 

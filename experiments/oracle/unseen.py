@@ -31,6 +31,7 @@ from .run import AFTER_WAIT, Answer
 from .translate import Translated
 from .triples import Reality
 
+NOTHING = "a program that ended before anything was allocated"
 EMPTY = "an empty_cache that released nothing"
 POOL_RELEASE = "when a private pool lost its last user"
 CAPTURE_EMPTY = "that an empty_cache was called during a capture"

@@ -32,7 +32,7 @@ from tightfit.experiments.oracle.triples import (
     triple_to_json,
     triple_to_text,
 )
-from tightfit.experiments.oracle.unseen import NOTES
+from tightfit.experiments.oracle.unseen import NOTES, NOTHING
 from tightfit.experiments.oracle.wheels import RELEASES
 from tightfit.sim.device import Device
 from tightfit.sim.release import release
@@ -270,3 +270,14 @@ def test_programs_end_where_memory_ran_out_when_recorded() -> None:
     assert reality.failed == -1
     found = predict(triple, reality, release(NEWEST))
     assert (found.differences, found.unseen, found.ends_early) == ([], None, True)
+
+
+def test_a_program_of_which_nothing_was_recorded_is_named_so() -> None:
+    driver = driver_at_hand(NEWEST)
+    case = Case("nothing", "", Device(MiB), Script().commands())
+    triple = Triple("nothing", case, "", Device(MiB))
+    (reality,) = run_triples(lambda cases: run_cases(driver, cases) if cases else [], [triple])
+    assert isinstance(reality, Reality)
+    found = predict(triple, reality, release(NEWEST))
+    assert found.differences == [] and found.unseen is not None
+    assert found.unseen.name == NOTHING
