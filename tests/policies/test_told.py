@@ -35,6 +35,13 @@ def test_an_iteration_is_found_between_what_does_not_repeat() -> None:
     assert codes[start : start + length].tolist() == codes[start + length :][:length].tolist()
 
 
+def test_a_step_is_found_and_not_a_layer_within_it() -> None:
+    layer = list(range(200, 240))
+    step = layer * 3 + list(range(300, 420))
+    found = find_iteration(np.array(step * 5))
+    assert found is not None and found[1] == len(step)
+
+
 def test_nothing_is_found_where_nothing_repeats() -> None:
     assert find_iteration(np.arange(500)) is None
     assert find_iteration(np.zeros(3, np.int64)) is None

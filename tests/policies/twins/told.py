@@ -75,7 +75,8 @@ class LifetimeClasses(Segments):
         for k in [*tried, 8]:
             block = block or self.best(need, k)
         if block is None:
-            block = self.new_segment(max(need, self.p["segment"]), self.hint)
+            size = max(need, self.p["segment"])
+            block = self.new_segment(-(-size // (2 << 20)) * (2 << 20), self.hint)
         if block is not None:
             if block.lane == 8:
                 block.lane = self.hint
