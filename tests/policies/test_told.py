@@ -131,6 +131,18 @@ def test_blocks_that_die_together_lie_together() -> None:
     assert places(run_of("clairvoyant", script, look=1))[5] == 4 * KiB  # best fit: the lowest
 
 
+def test_a_hole_that_is_much_too_large_is_not_taken_for_its_neighbour() -> None:
+    # As before, but the second hole is twice as large.
+    script = Script()
+    late, hole, soon, gap, end = script.mallocs(*[4 * KiB] * 3, 8 * KiB, 4 * KiB)
+    script.free(hole, gap)
+    new = script.malloc(4 * KiB)
+    script.free(new, soon)
+    script.free(end, late)
+    assert places(run_of("clairvoyant", script))[5] == 4 * KiB
+    assert places(run_of("clairvoyant", script, slack=100))[5] == 3 * 4 * KiB
+
+
 def test_long_lived_blocks_have_segments_of_their_own_whose_gaps_serve_short_lived_ones() -> None:
     # Learning, 43 events: 2 MiB live for 41 of them, 1 MiB for one; 3 MiB stay for ever.
     script = Script()
