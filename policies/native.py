@@ -7,6 +7,7 @@ setMemoryFraction; c10/core/AllocatorConfig.cpp, roundup_power2_divisions.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -159,7 +160,7 @@ def replay_native(
     settings: Settings,
     rules: Release,
     device: Device = Device(),  # noqa: B008 (frozen)
-    **options: bool,
+    **options: Any,
 ) -> Run:
     """Replay a packed program through PyTorch's own policy; options as in sim.replay.replay."""
     requests = requests_of(packed.program, settings, rules, device, packed.keeps_start)
