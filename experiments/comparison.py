@@ -209,7 +209,8 @@ def _packing_words(row: Row) -> str:
     if found == least:
         return f"{row.policy}: no packing in multiples of 512 bytes is lower"
     gap = found / least - 1 if least else 0.0
+    share = f"{gap:.2%}" if gap >= 5e-5 else "0.01%"
     return (
         f"{row.policy}: no packing in multiples of 512 bytes is below {format_bytes(least)}, so "
-        f"this one is within {gap:.2%} of the lowest; --packing gives the search more time"
+        f"this one is within {share} of the lowest; --packing gives the search more time"
     )

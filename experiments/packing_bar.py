@@ -66,8 +66,8 @@ def solve(path: Path, seconds: float) -> Result:
     start = time.perf_counter()
     packing = pack(buffers, capacity, seconds)
     taken = time.perf_counter() - start
-    columns = (buffers.lower, buffers.upper, buffers.size, packing.offsets)
-    fault = packing_fault(*(c.tolist() for c in columns), packing.height)
+    lower, upper, size = (c.tolist() for c in (buffers.lower, buffers.upper, buffers.size))
+    fault = packing_fault(lower, upper, size, packing.offsets.tolist(), packing.height)
     assert not fault, f"{path}: {fault}"
     return Result(path.name, len(buffers), capacity, packing.height, packing.bound, taken)
 

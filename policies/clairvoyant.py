@@ -1,8 +1,9 @@
 """Clairvoyant best fit: knows when each block will be free, and puts it beside what goes with it.
 
-Of the smallest free blocks that fit it takes the one whose left neighbour is freed nearest in time
-to the request; of equals the smallest, then the lowest. So blocks that die together lie together,
-and leave one large hole. No allocator knows this: its row says what knowing it would be worth.
+Of the smallest free block that fits, and those that are larger than the request by no more than the
+slack, it takes the one whose left neighbour is freed nearest in time to the request; of equals the
+smallest, then the lowest. So blocks that die together lie together, and leave one large hole. No
+allocator knows this: its row says what knowing it would be worth.
 
 Source: Belady's rule (1966) carried over from replacement to placement; the neighbour's remaining
 lifetime as in Maas et al.: Learning-based memory allocation for C++ server workloads (ASPLOS 2020).
@@ -25,7 +26,7 @@ from ..traces.program import Op
 from .planned import deaths
 from .whole_device import PAGE, REGION, REGION_PARAMS, TREE, region_own, rounded
 
-LOOK = len(REGION_PARAMS)  # parameter
+LOOK, SLACK = len(REGION_PARAMS), len(REGION_PARAMS) + 1  # parameters
 
 
 def allocate(m, size, lane):
@@ -35,7 +36,7 @@ def allocate(m, size, lane):
     least = np.int64(HUGE)
     b = first_from(m, TREE, need, 0)
     for _ in range(m.param[LOOK]):
-        if b == 0:
+        if b == 0 or (best != 0 and m.size[b] - need > need * m.param[SLACK] // 100):
             break
         apart = np.int64(HUGE - 1)
         if m.prev[b] != 0:
@@ -79,6 +80,7 @@ CLAIRVOYANT = Mechanism(
     params=(
         *REGION_PARAMS,
         Param("look", 16, 1, 256, "free blocks that it chooses between", log=True),
+        Param("slack", 25, 0, 400, "how much larger than the request they may be", "%"),
     ),
     honours=Honours(returns=True, knows="when every block will be free"),
     own=region_own,

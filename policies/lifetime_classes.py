@@ -41,6 +41,7 @@ LEARN, SEGMENT = 0, 1  # parameters
 CLASSES = 8  # 0: not known; 1: below 10 events; 2: below 100; ...
 EMPTY = CLASSES  # words of `own`: a tree for each class, and one for empty segments
 UNIT = 512
+PAGE = 2 * MiB  # segments are multiples of it, so that those of nearly equal size are of use again
 
 
 def own(values: Mapping[str, int], lanes: int) -> int:
@@ -63,7 +64,8 @@ def allocate(m, size, lane):
         if tree == EMPTY:
             m.lane[b] = klass
     else:
-        b = new_segment(m, klass, max(need, m.param[SEGMENT]))
+        size = max(need, m.param[SEGMENT])
+        b = new_segment(m, klass, (size + PAGE - 1) // PAGE * PAGE)
     if b != 0 and m.size[b] > need:
         cut(m, b, need, BY_SIZE)
     return b

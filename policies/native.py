@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -168,7 +169,7 @@ def replay_native(
     *,
     limit_fraction: float | None = None,
     later: Sequence[Conditions] = (),
-    **options: bool,
+    **options: Any,
 ) -> Run:
     """Replay a packed program through PyTorch's own policy.
 

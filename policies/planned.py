@@ -198,7 +198,10 @@ PLANNED = Mechanism(
     params=(
         Param("look", 64, 1, 4096, "requests of the profile that may be passed over", log=True),
     ),
-    honours=Honours(returns=True, knows="one iteration of the program, profiled in an earlier run"),
+    honours=Honours(
+        returns=True,
+        knows="one iteration of the program, profiled in an earlier run, or all where none repeats",
+    ),
     own=own,
     foresight=foresight,
 )

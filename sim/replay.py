@@ -141,9 +141,9 @@ def replay(
         max_split = -1 if max_split >= HUGE else max_split
         stats = flat_stats(fields["stat"], g, max_split)
     else:
-        values = g.tolist()
-        stats = {name: values[k] for name, k in _LEAN.items()}
-        stats["active_bytes.all.current"] = values[ALLOCATED] + values[PENDING]
+        counters = g.tolist()
+        stats = {name: counters[k] for name, k in _LEAN.items()}
+        stats["active_bytes.all.current"] = counters[ALLOCATED] + counters[PENDING]
     stats["diverged"] = int(g[DIVERGED])
     addr = np.zeros(len(program.request), np.uint64)
     if events:

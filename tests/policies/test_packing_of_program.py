@@ -41,8 +41,8 @@ def test_no_packing_is_lower_than_what_is_live_at_once(seed: int, keep: bool) ->
     assert peak_live(buffers) == peak_live_bytes(packed)
     found = pack_buffers(buffers, seconds=0.2)
     assert found.height >= found.bound >= peak_live(buffers)
-    columns = (buffers.lower, buffers.upper, buffers.size, found.offsets)
-    assert packing_fault(*(c.tolist() for c in columns), found.height) == ""
+    lower, upper, size = (c.tolist() for c in (buffers.lower, buffers.upper, buffers.size))
+    assert packing_fault(lower, upper, size, found.offsets.tolist(), found.height) == ""
 
 
 def test_an_empty_program_needs_nothing() -> None:

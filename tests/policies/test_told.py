@@ -35,6 +35,13 @@ def test_an_iteration_is_found_between_what_does_not_repeat() -> None:
     assert codes[start : start + length].tolist() == codes[start + length :][:length].tolist()
 
 
+def test_a_step_is_found_and_not_a_layer_within_it() -> None:
+    layer = list(range(200, 240))
+    step = layer * 3 + list(range(300, 420))
+    found = find_iteration(np.array(step * 5))
+    assert found is not None and found[1] == len(step)
+
+
 def test_nothing_is_found_where_nothing_repeats() -> None:
     assert find_iteration(np.arange(500)) is None
     assert find_iteration(np.zeros(3, np.int64)) is None
@@ -122,6 +129,18 @@ def test_blocks_that_die_together_lie_together() -> None:
     script.free(end, late)
     assert places(run_of("clairvoyant", script))[5] == 3 * 4 * KiB
     assert places(run_of("clairvoyant", script, look=1))[5] == 4 * KiB  # best fit: the lowest
+
+
+def test_a_hole_that_is_much_too_large_is_not_taken_for_its_neighbour() -> None:
+    # As before, but the second hole is twice as large.
+    script = Script()
+    late, hole, soon, gap, end = script.mallocs(*[4 * KiB] * 3, 8 * KiB, 4 * KiB)
+    script.free(hole, gap)
+    new = script.malloc(4 * KiB)
+    script.free(new, soon)
+    script.free(end, late)
+    assert places(run_of("clairvoyant", script))[5] == 4 * KiB
+    assert places(run_of("clairvoyant", script, slack=100))[5] == 3 * 4 * KiB
 
 
 def test_long_lived_blocks_have_segments_of_their_own_whose_gaps_serve_short_lived_ones() -> None:

@@ -51,9 +51,16 @@ class Clairvoyant(BestFit):
     def __init__(self, values: Mapping[str, int], driver: Driver) -> None:
         super().__init__(values, driver)
         self.deaths: dict[int, int] = {}  # end of each block in use -> when it will be free
+        self.need = 0
+
+    def allocate(self, size: int, lane: int) -> Block | None:
+        self.need = -(-size // self.p["quantum"]) * self.p["quantum"]
+        return super().allocate(size, lane)
 
     def choose(self, pieces: list[list[int]]) -> list[int]:
         nearest = sorted(pieces, key=lambda x: (x[1] - x[0], x[0]))[: self.p["look"]]
+        most = self.need + self.need * self.p["slack"] // 100
+        nearest = [x for x in nearest if x is nearest[0] or x[1] - x[0] <= most]
         never = 1 << 63
         return min(nearest, key=lambda x: abs(self.deaths.get(x[0], never) - self.hint))
 
@@ -75,7 +82,8 @@ class LifetimeClasses(Segments):
         for k in [*tried, 8]:
             block = block or self.best(need, k)
         if block is None:
-            block = self.new_segment(max(need, self.p["segment"]), self.hint)
+            size = max(need, self.p["segment"])
+            block = self.new_segment(-(-size // (2 << 20)) * (2 << 20), self.hint)
         if block is not None:
             if block.lane == 8:
                 block.lane = self.hint
