@@ -22,11 +22,13 @@ import os
 import pickle
 import signal
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 ENTRIES = 20_000_000
+PATIENCE = 0.2  # seconds that PyTorch's threads get to let go of Python at the end
 MOST_OOMS = 3  # snapshots of out-of-memory errors: a program may catch thousands
 
 
@@ -131,6 +133,9 @@ class Recorder:
         torch._C._cuda_attach_out_of_memory_observer(lambda *_: self.on_oom())
         if self.libraries:
             self._count_reads()
+            # Kernels take no time there, so the last backward pass may still be letting go of its
+            # graph when the interpreter ends, and a thread that then asks for Python is aborted.
+            atexit.register(time.sleep, PATIENCE)
         # Who asks from outside finds the processes that record by these files.
         with open(os.path.join(self.folder, f"{self.pid}.recording"), "w"):
             pass

@@ -155,14 +155,14 @@ def record_program(
     stacks: str = "python",
     entries: int | None = None,
     quiet: bool = False,
-    devices: int = 1,
+    script: Path | None = None,
 ) -> tuple[list[Recorded], int]:
     """Run a program and write what its processes allocated.
 
     Args:
         command, out, stand_in, torch, conf, ranks, stacks, entries: as the command's.
         quiet: whether the program's output goes to standard error.
-        devices: GPUs of the stand-in; at least one for each rank.
+        script: the program's file, where the command does not name it.
 
     Returns:
         The files, and the program's exit status.
@@ -180,7 +180,9 @@ def record_program(
     from .launch import Plan, find_python, run
 
     python = find_python(command)
-    origin = origin_of("stand-in" if stand_in else "gpu", stand_in or "", command)
+    origin = origin_of(
+        "stand-in" if stand_in else "gpu", stand_in or "", [str(script)] if script else command
+    )
     with tempfile.TemporaryDirectory(prefix="tightfit-record-") as scratch:
         plan = Plan(command, Path(scratch), conf, stacks, entries, ranks, quiet=quiet)
         if stand_in is not None:
@@ -197,7 +199,9 @@ def record_program(
                 libraries=build_libraries(build),
                 runtime=runtime_name(build.wheel.cuda),
                 path=build.path,
-                extra=profile.environment(max(ranks, devices, 8 if _is_launcher(command) else 1)),
+                extra=profile.environment(
+                    max(ranks, 8 if _is_launcher(command) else 1), build.codes
+                ),
             )
         announce_compiling(READER_SECONDS)
         files = _Files(out, origin)
