@@ -20,12 +20,12 @@ def main() -> None:
     a = parser.parse_args()
     torch.manual_seed(0)
     rng = random.Random(0)
-    policy, critic = make_decoder(**SIZES), make_decoder(**SIZES)
-    reference = make_decoder(**SIZES).bfloat16().requires_grad_(False)
+    policy, critic, reference = (make_decoder(**SIZES).bfloat16() for _ in range(3))
+    reference.requires_grad_(False)
     optimizer = torch.optim.AdamW([*policy.parameters(), *critic.parameters()], lr=1e-5)
     for _ in range(ROUNDS):
         prompt, answer = rng.randrange(64, 512), rng.randrange(48, 160)
-        with torch.inference_mode(), torch.autocast("cuda", dtype=torch.bfloat16):
+        with torch.inference_mode():
             tokens = random_tokens(16, prompt, VOCABULARY)
             caches: list[list] = [[] for _ in range(SIZES["layers"])]
             last = policy(tokens, caches)[:, -1:].argmax(-1)
@@ -41,9 +41,8 @@ def main() -> None:
             torch.cuda.empty_cache()
         for part in range(0, 16, 4):
             own = texts[part : part + 4]
-            with torch.autocast("cuda", dtype=torch.bfloat16):
-                loss = next_token_loss(policy(own), own)
-                value = critic(own)[..., 0].float() - wanted[part : part + 4]
+            loss = next_token_loss(policy(own), own)
+            value = critic(own)[..., 0].float() - wanted[part : part + 4]
             (loss + value.square().mean()).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

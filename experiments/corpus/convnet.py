@@ -51,22 +51,20 @@ def main() -> None:
     import torch
 
     torch.manual_seed(0)
-    model = make_resnet()
+    model = make_resnet().bfloat16()
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
     for step in range(STEPS):
         side = 128 + 32 * (step // 6)
         x = torch.empty(64, 3, side, side).pin_memory().cuda(non_blocking=True)
-        with torch.autocast("cuda", dtype=torch.bfloat16):
-            loss = torch.nn.functional.cross_entropy(
-                model(x), torch.randint(0, 1000, (64,)).cuda(non_blocking=True)
-            )
-        loss.backward()
+        labels = torch.randint(0, 1000, (64,)).cuda(non_blocking=True)
+        torch.nn.functional.cross_entropy(model(x.bfloat16()).float(), labels).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         if step % 6 == 5:
             model.eval()
-            with torch.no_grad(), torch.autocast("cuda", dtype=torch.bfloat16):
-                model(torch.empty(128, 3, side + 32, side + 32, device="cuda")).argmax(1).cpu()
+            with torch.no_grad():
+                x = torch.empty(128, 3, side + 32, side + 32, device="cuda")
+                model(x.bfloat16()).argmax(1).cpu()
             model.train()
 
 

@@ -76,26 +76,24 @@ def main() -> None:
 
     torch.manual_seed(0)
     rng = random.Random(0)
-    model = make_unet()
+    model = make_unet().bfloat16()
     average = [p.detach().clone() for p in model.parameters()]
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     for step in range(STEPS):
         h, w = rng.choice(SHAPES)
-        x = torch.randn(16, 4, h, w).cuda(non_blocking=True)
-        t = torch.randn(16, 128, device="cuda")
+        x = torch.randn(16, 4, h, w).cuda(non_blocking=True).bfloat16()
+        t = torch.randn(16, 128, dtype=torch.bfloat16, device="cuda")
         noise = torch.randn_like(x)
-        with torch.autocast("cuda", dtype=torch.bfloat16):
-            loss = torch.nn.functional.mse_loss(model(x + noise, t).float(), noise)
-        loss.backward()
+        torch.nn.functional.mse_loss(model(x + noise, t).float(), noise.float()).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         with torch.no_grad():
             torch._foreach_lerp_(average, list(model.parameters()), 0.001)
         if step % 8 == 7:
-            with torch.inference_mode(), torch.autocast("cuda", dtype=torch.bfloat16):
-                x = torch.randn(4, 4, 128, 128, device="cuda")
+            with torch.inference_mode():
+                x = torch.randn(4, 4, 128, 128, dtype=torch.bfloat16, device="cuda")
                 for _ in range(10):  # classifier-free guidance doubles the batch
-                    both = model(torch.cat([x, x]), torch.randn(8, 128, device="cuda"))
+                    both = model(torch.cat([x, x]), t[:8])
                     x = x - 0.1 * both.chunk(2)[0]
 
 

@@ -12,13 +12,12 @@ VOCABULARY, RANK, STEPS = 32_000, 16, 24
 
 def make_adapted(inputs: int, outputs: int) -> Any:
     """Return a linear layer that stays as it is, and a product of two thin ones beside it."""
-    import torch
     from torch import nn
 
     class Adapted(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.frozen = nn.Linear(inputs, outputs, bias=False, dtype=torch.bfloat16)
+            self.frozen = nn.Linear(inputs, outputs, bias=False)
             self.frozen.requires_grad_(False)
             self.down = nn.Linear(inputs, RANK, bias=False)
             self.up = nn.Linear(RANK, outputs, bias=False)
@@ -35,16 +34,14 @@ def main() -> None:
 
     torch.manual_seed(0)
     rng = random.Random(0)
-    model = make_decoder(22, 2048, 32, VOCABULARY, linear=make_adapted)
+    model = make_decoder(22, 2048, 32, VOCABULARY, linear=make_adapted).bfloat16()
     model.tokens.requires_grad_(False)
     model.head.requires_grad_(False)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4)
     for _ in range(STEPS):
         tokens = random_tokens(4, rng.choice([128, 256, 384, 512, 768, 1024, 1536]), VOCABULARY)
-        with torch.autocast("cuda", dtype=torch.bfloat16):
-            loss = next_token_loss(model(tokens, checkpoint=True), tokens)
-        loss.backward()
+        next_token_loss(model(tokens, checkpoint=True), tokens).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 

@@ -48,13 +48,11 @@ def main() -> None:
 
     torch.manual_seed(0)
     with torch.device("cpu"):  # what is drawn to route is drawn on the host
-        model = make_decoder(8, 1024, 16, VOCABULARY, mlp=make_experts)
+        model = make_decoder(8, 1024, 16, VOCABULARY, mlp=make_experts).bfloat16()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4)
     for _ in range(STEPS):
         tokens = random_tokens(4, 1024, VOCABULARY)
-        with torch.autocast("cuda", dtype=torch.bfloat16):
-            loss = next_token_loss(model(tokens), tokens)
-        loss.backward()
+        next_token_loss(model(tokens), tokens).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 

@@ -17,7 +17,7 @@ def main() -> None:
     """Train for some steps; the last batch of an epoch is smaller."""
     import torch
     from torch import distributed
-    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
     from torch.nn.parallel import DistributedDataParallel
 
     parser = argparse.ArgumentParser(description=__doc__)
@@ -29,17 +29,16 @@ def main() -> None:
     torch.manual_seed(0)
     model = make_decoder(layers=12, width=1024, heads=16, vocabulary=VOCABULARY)
     if a.how == "fsdp":
+        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16)
         for layer in model.layers:
-            fully_shard(layer)
-        fully_shard(model)
+            fully_shard(layer, mp_policy=policy)
+        fully_shard(model, mp_policy=policy)
     else:
-        model = DistributedDataParallel(model, device_ids=[rank])
+        model = DistributedDataParallel(model.bfloat16(), device_ids=[rank])
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4)
     for step in range(STEPS):
         tokens = random_tokens(4 if step % 3 < 2 else 3, 1024, VOCABULARY)
-        with torch.autocast("cuda", dtype=torch.bfloat16):
-            loss = next_token_loss(model(tokens), tokens)
-        loss.backward()
+        next_token_loss(model(tokens), tokens).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
     distributed.destroy_process_group()

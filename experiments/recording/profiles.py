@@ -37,6 +37,12 @@ class Profile:
     shared_kib: int
     cache_mib: int
 
+    @property
+    def pretended(self) -> str:
+        """What fake tensors need to know of it: capability, bytes, multiprocessors."""
+        numbers = (*self.capability.split("."), self.memory_mib << 20, self.multiprocessors)
+        return " ".join(map(str, numbers))
+
     def environment(self, devices: int, codes: tuple[int, ...] = ()) -> dict[str, str]:
         """Return the variables that make the stand-in this GPU, several of them if asked.
 
