@@ -92,6 +92,7 @@ def start(
     capability = (major, minor)
     pretend(torch, capability, total, multiprocessors)
     choose_attention(torch, capability)
+    convert_by_replacing(torch)
     rows = Rows()
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     fake.__enter__()
@@ -138,7 +139,7 @@ def recorder(torch: Any, rows: Rows, fake: Any, capability: tuple[int, int]) -> 
                 return answers.get(dtype, 0.0 if dtype.is_floating_point else 0)
             if name == "nonzero.default":
                 return args[0].new_empty((0, args[0].dim()), dtype=torch.int64)
-            if torch.is_inference_mode_enabled():
+            if torch.is_inference_mode_enabled() and func.namespace == "aten":
                 # There composite operations arrive whole and would hide what they copy.
                 with self:
                     parts = func.decompose(*args, **kwargs)
@@ -257,6 +258,38 @@ def choose_attention(torch: Any, capability: tuple[int, int]) -> None:
 
 
 _KEPT: list[Any] = []
+
+
+def convert_by_replacing(torch: Any) -> None:
+    """Let modules take new parameters when they are moved or change their type.
+
+    Differs: torch.nn.Module._apply gives the parameter another storage, which fake tensors refuse;
+    an optimizer made before that would keep the old ones.
+    """
+    from torch.utils.weak import WeakIdKeyDictionary
+
+    done = WeakIdKeyDictionary()  # a parameter that two modules share stays shared
+
+    def apply(self: Any, fn: Any, recurse: bool = True) -> Any:
+        if recurse:
+            for child in self.children():
+                child._apply(fn)
+        for key, old in self._parameters.items():
+            if old is None:
+                continue
+            if old not in done:
+                with torch.no_grad():
+                    new = fn(old)
+                if new is old:
+                    continue
+                done[old] = torch.nn.Parameter(new, old.requires_grad)
+            self._parameters[key] = done[old]
+        for key, old in self._buffers.items():
+            if old is not None:
+                self._buffers[key] = fn(old)
+        return self
+
+    torch.nn.Module._apply = apply
 
 
 def write(torch: Any, rows: Rows, folder: str) -> None:

@@ -23,6 +23,11 @@ from tightfit.traces.units import MiB
 DATA = Path(__file__).resolve().parents[2] / "traces" / "data"
 # A synchronize that frees nothing leaves no entry; everything else must be equal.
 UNKNOWABLE = {"num_sync_all_streams"}
+# Autocast keeps the weights it has converted in a table ordered by their addresses in host memory,
+# and frees them in that order, which no two runs share. The number of splits shows it; nothing else
+# does.
+AUTOCAST = {"gpt_bf16", "gpt_recompute", "gpt_accumulate"}
+FREE_ORDER = "inactive_split"
 FILES = {
     name: (workload, line)
     for workload in WORKLOADS
@@ -55,14 +60,22 @@ def test_predicts_every_counter_of_the_run_under_the_other_line(pair: tuple[str,
     wrong = {
         key: (run.stats[key], value)
         for key, value in truth["stats"].items()
-        if key in run.stats and key not in UNKNOWABLE and run.stats[key] != value
+        if key in run.stats
+        and key not in UNKNOWABLE
+        and not (FILES[source][0].name in AUTOCAST and key.startswith(FREE_ORDER))
+        and run.stats[key] != value
     }
     assert wrong == {}
     assert len(truth["stats"].keys() & run.stats.keys()) > 90
 
 
-def test_the_proof_covers_ten_programs() -> None:
-    assert len({FILES[source][0].program for source, _ in PAIRS}) >= 10
+def test_the_proof_without_exception_covers_ten_programs() -> None:
+    whole = {FILES[s][0].program for s, _ in PAIRS if FILES[s][0].name not in AUTOCAST}
+    assert len(whole) >= 10
+    said = {
+        w.name for w in WORKLOADS if "autocast(" in w.script.read_text() and w.name != "gpt_fp32"
+    }
+    assert said == AUTOCAST
 
 
 def test_the_corpus_is_as_large_as_promised_and_no_larger() -> None:
