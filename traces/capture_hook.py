@@ -12,6 +12,9 @@ Environment:
     TIGHTFIT_RECORD_ENTRIES    how many entries are kept, the newest
     TIGHTFIT_RECORD_LIBRARIES  folder of the stand-in's libraries, loaded before torch
     TIGHTFIT_RECORD_RUNTIME    file name of the CUDA runtime in it
+    TIGHTFIT_RECORD_FAKE       path of fake_capture.py: record with fake tensors instead
+    TIGHTFIT_RECORD_SHIM       the library that a PyTorch without CUDA needs for that
+    TIGHTFIT_RECORD_DEVICE     the device pretended, as "major minor bytes multiprocessors"
 """
 
 from __future__ import annotations
@@ -22,11 +25,13 @@ import os
 import pickle
 import signal
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 ENTRIES = 20_000_000
+PATIENCE = 0.2  # seconds that PyTorch's threads get to let go of Python at the end
 MOST_OOMS = 3  # snapshots of out-of-memory errors: a program may catch thousands
 
 
@@ -110,8 +115,17 @@ class Recorder:
         self.reads: Counter[str] | None = None
         self._kept: list[Any] = []
 
+    def before_torch(self) -> None:
+        """The program is about to import torch."""
+        load_libraries(self.libraries)
+        if os.environ.get("TIGHTFIT_RECORD_FAKE"):
+            load_shim(os.environ["TIGHTFIT_RECORD_SHIM"])
+
     def on_torch(self, torch: Any) -> None:
         """The program has imported torch."""
+        if os.environ.get("TIGHTFIT_RECORD_FAKE"):
+            start_fake(torch, self.folder)
+            return
         if not hasattr(torch, "cuda") or not hasattr(torch.cuda, "_lazy_call"):
             return
         if self.libraries:
@@ -131,6 +145,9 @@ class Recorder:
         torch._C._cuda_attach_out_of_memory_observer(lambda *_: self.on_oom())
         if self.libraries:
             self._count_reads()
+            # Kernels take no time there, so the last backward pass may still be letting go of its
+            # graph when the interpreter ends, and a thread that then asks for Python is aborted.
+            atexit.register(time.sleep, PATIENCE)
         # Who asks from outside finds the processes that record by these files.
         with open(os.path.join(self.folder, f"{self.pid}.recording"), "w"):
             pass
@@ -222,12 +239,36 @@ def load_libraries(folder: str | None) -> None:
             ctypes.CDLL(os.path.join(folder, name), mode=ctypes.RTLD_GLOBAL)
 
 
+def load_shim(shim: str) -> None:
+    """Load the shim, and what it needs of PyTorch; torch looks for hooks once, when it loads."""
+    import ctypes
+    from importlib.util import find_spec
+
+    spec = find_spec("torch")
+    if spec is None or spec.origin is None:
+        return
+    folder = os.path.join(os.path.dirname(spec.origin), "lib")
+    for path in ("libtorch_global_deps.so", "libc10.so", "libtorch_cpu.so", shim):
+        ctypes.CDLL(os.path.join(folder, path), mode=ctypes.RTLD_GLOBAL)
+
+
+def start_fake(torch: Any, folder: str) -> None:
+    """Run fake_capture.py and start it."""
+    from importlib.util import module_from_spec, spec_from_file_location
+
+    spec = spec_from_file_location("fake_capture", os.environ["TIGHTFIT_RECORD_FAKE"])
+    assert spec is not None and spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.start(torch, folder, *map(int, os.environ["TIGHTFIT_RECORD_DEVICE"].split()))
+
+
 def install(folder: str) -> Recorder:
     """Make this process record."""
     recorder = Recorder(folder)
     sys.meta_path.insert(
         0,
-        _WhenImported("torch", lambda: load_libraries(recorder.libraries), recorder.on_torch),
+        _WhenImported("torch", recorder.before_torch, recorder.on_torch),
     )
     for number in (signal.SIGUSR1, signal.SIGTERM):
         if signal.getsignal(number) == signal.SIG_DFL:

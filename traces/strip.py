@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -69,6 +70,34 @@ def strip(recording: Recording) -> Recording:
         stacks=Stacks(),
         settings=_strip_settings(recording.settings),
         findings=findings,
+    )
+
+
+def without_folders(recording: Recording) -> Recording:
+    """Return a copy whose stacks name files without their folders, and whose times count from 0.
+
+    For recordings of programs that are public: who ran them, where and when, is gone; the lines
+    that allocate are still named.
+    """
+    stacks = recording.stacks
+    strings = list(stacks.strings)
+    frames = stacks.frames.copy()
+    for k in np.unique(frames[:, 0]):
+        frames[frames[:, 0] == k, 0] = len(strings)
+        strings.append(re.split(r"[/\\]", stacks.strings[k])[-1])
+    used, at = np.unique(frames[:, [0, 2]], return_inverse=True)
+    frames[:, [0, 2]] = at.reshape(-1, 2)
+    first = min((int(t[t != 0].min()) for t in _times(recording) if np.any(t != 0)), default=0)
+    devices = {}
+    for number, device in recording.devices.items():
+        entries = {name: column.copy() for name, column in device.entries.items()}
+        times = entries["time_us"]
+        times[times != 0] -= first
+        devices[number] = replace(device, entries=entries)
+    return replace(
+        recording,
+        stacks=Stacks([strings[k] for k in used], frames, stacks.offsets, stacks.frame_ids),
+        devices=devices,
     )
 
 

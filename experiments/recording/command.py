@@ -85,6 +85,16 @@ def record(
             show_default=False,
         ),
     ] = None,
+    fake: Annotated[
+        str | None,
+        typer.Option(
+            "--fake",
+            metavar="GPU",
+            help="Without a GPU and without a CUDA build: record fake tensors, as on this GPU. "
+            "Scratch that kernels take is not in it.",
+            show_default=False,
+        ),
+    ] = None,
     ranks: Annotated[
         int,
         typer.Option(
@@ -129,6 +139,8 @@ def record(
         raise ConfigError("the program is missing: tightfit record -- python train.py")
     if stacks not in ("python", "all", "none"):
         raise ConfigError(f"--stacks: found {stacks!r}, expected python, all or none")
+    if fake is not None and (stand_in is not None or ranks):
+        raise ConfigError("--fake records one process; give it without --stand-in and --ranks")
     if torch is not None and stand_in is None:
         raise ConfigError(
             "--torch is for --stand-in; on a GPU the program's own PyTorch is recorded"
@@ -136,7 +148,16 @@ def record(
     out = out or Path(_stem(command) + ".npz")
     check_output(out, ".npz", force)
     done, code = record_program(
-        tuple(command), out, stand_in, torch, conf, ranks, stacks, entries, quiet=as_json
+        tuple(command),
+        out,
+        stand_in,
+        torch,
+        conf,
+        ranks,
+        stacks,
+        entries,
+        quiet=as_json,
+        fake=fake,
     )
     _report(done, code, as_json)
     if not done:
@@ -155,14 +176,16 @@ def record_program(
     stacks: str = "python",
     entries: int | None = None,
     quiet: bool = False,
-    devices: int = 1,
+    script: Path | None = None,
+    fake: str | None = None,
 ) -> tuple[list[Recorded], int]:
     """Run a program and write what its processes allocated.
 
     Args:
         command, out, stand_in, torch, conf, ranks, stacks, entries: as the command's.
         quiet: whether the program's output goes to standard error.
-        devices: GPUs of the stand-in; at least one for each rank.
+        script: the program's file, where the command does not name it.
+        fake: device to pretend with fake tensors.
 
     Returns:
         The files, and the program's exit status.
@@ -180,7 +203,8 @@ def record_program(
     from .launch import Plan, find_python, run
 
     python = find_python(command)
-    origin = origin_of("stand-in" if stand_in else "gpu", stand_in or "", command)
+    mode = "stand-in" if stand_in else "fake" if fake else "gpu"
+    origin = origin_of(mode, stand_in or fake or "", [str(script)] if script else command)
     with tempfile.TemporaryDirectory(prefix="tightfit-record-") as scratch:
         plan = Plan(command, Path(scratch), conf, stacks, entries, ranks, quiet=quiet)
         if stand_in is not None:
@@ -197,8 +221,18 @@ def record_program(
                 libraries=build_libraries(build),
                 runtime=runtime_name(build.wheel.cuda),
                 path=build.path,
-                extra=profile.environment(max(ranks, devices, 8 if _is_launcher(command) else 1)),
+                extra=profile.environment(
+                    max(ranks, 8 if _is_launcher(command) else 1), build.codes
+                ),
             )
+        if fake is not None:
+            from dataclasses import replace
+
+            from .fake import build_shim
+            from .profiles import find_profile
+
+            shape = find_profile(fake).pretended
+            plan = replace(plan, fake=build_shim(python), device=shape)
         announce_compiling(READER_SECONDS)
         files = _Files(out, origin)
         code = run(plan, python, files.add)
@@ -233,14 +267,19 @@ class _Files:
         process = self.processes.index(label) if "rank" not in facts else int(facts["rank"])
         reason = facts["reason"]
         number = self.counts[process, reason] = self.counts.get((process, reason), 0) + 1
-        recording: Recording = read_snapshot(told, self.origin)
+        if self.origin.mode == "fake":
+            from .fake import read_rows
+
+            recording: Recording = read_rows(told, self.origin)
+        else:
+            recording = read_snapshot(told, self.origin)
+            told.with_suffix(".pickle").unlink()
         suffix = "" if reason == "exit" else f".{reason}" + (str(number) if number > 1 else "")
         word = "rank" if "rank" in facts else "process"
         middle = f".{word}{process}"
         path = self.out.with_name(self.out.stem + middle + suffix + ".npz")
         recording.name = path.name
         save(recording, path)
-        told.with_suffix(".pickle").unlink()
         self.found.append((process, reason, suffix, path))
 
     def written(self) -> list[Recorded]:

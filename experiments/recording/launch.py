@@ -17,6 +17,7 @@ from pathlib import Path
 from ...traces.errors import ConfigError
 
 HOOK = Path(__file__).parents[2] / "traces" / "capture_hook.py"
+FAKE = HOOK.with_name("fake_capture.py")
 POLL = 0.2  # seconds between looks at what has been written
 GRACE = 20.0  # seconds that a program has to end after Ctrl-C
 ADDR_NO_RANDOMIZE = 0x0040000  # linux/personality.h
@@ -37,6 +38,8 @@ class Plan:
         path: folders put before the interpreter's own.
         extra: further variables.
         quiet: whether the program's output goes to standard error.
+        fake: the shim, to record with fake tensors; None = PyTorch's own history.
+        device: what is pretended then, as capture_hook's TIGHTFIT_RECORD_DEVICE.
     """
 
     command: tuple[str, ...]
@@ -50,6 +53,8 @@ class Plan:
     path: tuple[Path, ...] = ()
     extra: dict[str, str] = field(default_factory=dict)
     quiet: bool = False
+    fake: Path | None = None
+    device: str = ""
 
 
 def find_python(command: Sequence[str]) -> str:
@@ -155,6 +160,10 @@ def environment(plan: Plan) -> dict[str, str]:
         own["PYTORCH_CUDA_ALLOC_CONF"] = plan.conf
     path = [str(plan.folder), *map(str, plan.path), own.get("PYTHONPATH", "")]
     own["PYTHONPATH"] = os.pathsep.join(filter(None, path))
+    if plan.fake is not None:
+        own["TIGHTFIT_RECORD_FAKE"] = str(FAKE)
+        own["TIGHTFIT_RECORD_SHIM"] = str(plan.fake)
+        own["TIGHTFIT_RECORD_DEVICE"] = plan.device
     if plan.libraries is not None:
         own["TIGHTFIT_RECORD_LIBRARIES"] = str(plan.libraries)
         own["TIGHTFIT_RECORD_RUNTIME"] = plan.runtime

@@ -115,6 +115,7 @@ def _library(
             f"{node} {{ global: {'; '.join(sorted(names))}; local: *; }};\n"
             for node, names in sorted(nodes.items())
         )
+        or "{ local: *; };\n"  # needed, and nothing of it is used
     )
     compile_with(
         compiler, "-shared", str(generated), str(work / "answers.o"), f"-Wl,-soname,{soname}",

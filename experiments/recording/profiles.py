@@ -37,8 +37,22 @@ class Profile:
     shared_kib: int
     cache_mib: int
 
-    def environment(self, devices: int) -> dict[str, str]:
-        """Return the variables that make the stand-in this GPU, several of them if asked."""
+    @property
+    def pretended(self) -> str:
+        """What fake tensors need to know of it: capability, bytes, multiprocessors."""
+        numbers = (*self.capability.split("."), self.memory_mib << 20, self.multiprocessors)
+        return " ".join(map(str, numbers))
+
+    def environment(self, devices: int, codes: tuple[int, ...] = ()) -> dict[str, str]:
+        """Return the variables that make the stand-in this GPU, several of them if asked.
+
+        Args:
+            devices: how many.
+            codes: compute capabilities a build has kernels for, e.g. 75, 80, 86; the device loads
+                those of the highest that is not above its own.
+        """
+        major, minor = map(int, self.capability.split("."))
+        fitting = [code for code in codes if code <= 10 * major + minor] or list(codes[:1])
         return {
             "STANDIN_NAME": self.name,
             "STANDIN_TOTAL": f"{self.memory_mib}M",
@@ -49,6 +63,7 @@ class Profile:
             "STANDIN_SHARED": f"{self.shared_kib}K",
             "STANDIN_CACHE": f"{self.cache_mib}M",
             "STANDIN_DEVICES": str(devices),
+            "STANDIN_CODE": str(max(fitting, default=0)),
             "STANDIN_BACKED": "1",
         }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import re
 import subprocess
 import sys
@@ -43,12 +44,14 @@ class Build:
         wheel: the release; `root` holds the folder torch.
         path: folders to put before the interpreter's own; none for an installed build.
         cudnn, nccl: versions it was built with, as the libraries give them; 0 = unknown.
+        codes: compute capabilities it has kernels for, e.g. 75, 80, 86; ascending.
     """
 
     wheel: Wheel
     path: tuple[Path, ...]
     cudnn: int
     nccl: int
+    codes: tuple[int, ...]
 
 
 def find_build(version: str | None, python: str = sys.executable, download: bool = True) -> Build:
@@ -158,7 +161,21 @@ def _build(wheel: Wheel, path: tuple[Path, ...], metadata: str) -> Build:
         # cuDNN counts a major version as 10000 from 9 on, as 1000 before.
         _number(cudnn, 10_000 if cudnn and int(cudnn[1]) >= 9 else 1000),
         _number(nccl, 10_000),
+        _codes(wheel.root / "torch/lib"),
     )
+
+
+def _codes(folder: Path) -> tuple[int, ...]:
+    """Return what `torch.cuda.get_arch_list` would: it stands as a text in one of two libraries."""
+    for name in ("libtorch_python.so", "libtorch_cuda.so"):
+        with (
+            open(folder / name, "rb") as file,
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+        ):
+            found = re.search(rb"sm_\d+[af]?(?: (?:sm|compute)_\d+[af]?)+\0", data)
+            if found is not None:
+                return tuple(sorted({int(n) for n in re.findall(rb"sm_(\d+)", found[0])}))
+    return ()
 
 
 def _number(found: re.Match[str] | None, major: int) -> int:

@@ -54,8 +54,8 @@ def build() -> Build:
 def run_on(build: Build, script: Path, gpu: str = "h100-80g", **more: str) -> str:
     """Run a script over the stand-in without recording it."""
     environment = {
-        **os.environ, **find_profile(gpu).environment(1), "PYTHONPATH": str(build.path[0]),
-        "LD_LIBRARY_PATH": str(build_libraries(build)), **more,
+        **os.environ, **find_profile(gpu).environment(1, build.codes), **more,
+        "PYTHONPATH": str(build.path[0]), "LD_LIBRARY_PATH": str(build_libraries(build)),
     }  # fmt: skip
     done = subprocess.run(
         [sys.executable, script], env=environment, capture_output=True, text=True, check=True
@@ -166,7 +166,7 @@ def test_a_machine_that_has_a_gpu_needs_no_stand_in(
     script.write_text(TRAIN)
     monkeypatch.setenv("PYTHONPATH", str(build.path[0]))
     monkeypatch.setenv("LD_LIBRARY_PATH", str(build_libraries(build)))
-    for key, value in find_profile("a100-40g").environment(1).items():
+    for key, value in find_profile("a100-40g").environment(1, build.codes).items():
         monkeypatch.setenv(key, value)
     out = tmp_path / "gpu.npz"
     assert cli.main(["record", "-o", str(out), "--", sys.executable, str(script)]) == 0

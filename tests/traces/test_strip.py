@@ -9,7 +9,7 @@ import pytest
 from tightfit.traces.event import BLOCK_COLUMNS, ENTRY_COLUMNS, SEGMENT_COLUMNS, empty_columns
 from tightfit.traces.recording import DeviceRecording, Finding, Recording, Stacks
 from tightfit.traces.store import save
-from tightfit.traces.strip import strip
+from tightfit.traces.strip import strip, without_folders
 
 SECRET = "alice"
 
@@ -137,3 +137,18 @@ def test_a_recording_without_times_keeps_none(recording):
         device.entries["time_us"][:] = 0
     stripped = strip(recording)
     assert not stripped.devices[0].entries["time_us"].any()
+
+
+def test_files_lose_their_folders_and_keep_their_lines(recording):
+    recording.stacks = Stacks(
+        [f"/home/{SECRET}/train.py", "step", f"C:\\{SECRET}\\model.py"],
+        np.array([[0, 7, 1], [2, 9, 1]]),
+        np.array([0, 0, 2]),
+        np.array([1, 0], np.uint32),
+    )
+    bare = without_folders(recording)
+    assert bare.stacks[1] == [("model.py", 9, "step"), ("train.py", 7, "step")]
+    assert SECRET not in " ".join(bare.stacks.strings)
+    assert recording.stacks[1][1][0] == f"/home/{SECRET}/train.py", "the original is left alone"
+    times = [d.entries["time_us"].tolist() for d in bare.devices.values()]
+    assert sorted(times) == [[0], [2, 0, 6]]

@@ -6,7 +6,7 @@
 //   STANDIN_DEVICES      number of devices
 //   STANDIN_BACKED=1     lazily committed host memory behind the device's addresses
 //   STANDIN_NAME, STANDIN_CAPABILITY (e.g. 9.0), STANDIN_MULTIPROCESSORS, STANDIN_THREADS,
-//   STANDIN_BLOCKS, STANDIN_SHARED, STANDIN_CACHE   the kind of device, as struct Kind
+//   STANDIN_BLOCKS, STANDIN_SHARED, STANDIN_CACHE, STANDIN_CODE   the kind of device, as in Kind
 #include "books.h"
 
 #include <sys/mman.h>
@@ -96,6 +96,7 @@ World::World() {
   if ((text = getenv("STANDIN_CAPABILITY")))
     sscanf(text, "%d.%d", &kind.capability[0], &kind.capability[1]);
   kind.multiprocessors = int(bytes_from("STANDIN_MULTIPROCESSORS", size_t(kind.multiprocessors)));
+  kind.code = int(bytes_from("STANDIN_CODE", 0));
   kind.threads = int(bytes_from("STANDIN_THREADS", size_t(kind.threads)));
   kind.blocks = int(bytes_from("STANDIN_BLOCKS", size_t(kind.blocks)));
   kind.shared = bytes_from("STANDIN_SHARED", kind.shared);

@@ -98,6 +98,7 @@ struct Device {
 struct Kind {
   char name[256] = "stand-in device";
   int capability[2] = {9, 0};
+  int code = 0;  // compute capability that loaded kernels were compiled for, e.g. 86; 0 = its own
   int multiprocessors = 132, threads = 2048, blocks = 32;  // the latter two of one multiprocessor
   size_t shared = 228 * KiB, cache = 60 * MiB;             // shared memory of one, L2 of all
 };

@@ -41,7 +41,11 @@ EXPORT const char* cudaGetErrorString(cudaError_t error) {
     case cudaErrorMemoryAllocation: return "out of memory";
     case cudaErrorInvalidDevice: return "invalid device ordinal";
     case cudaErrorNotReady: return "device not ready";
-    default: return "stand-in error";
+    default: {
+      static thread_local char text[40];
+      snprintf(text, sizeof text, "stand-in error %d", int(error));
+      return text;
+    }
   }
 }
 

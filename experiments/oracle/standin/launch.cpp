@@ -34,7 +34,10 @@ EXPORT cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* a, const void*) {
   memset(a, 0, sizeof *a);
   a->maxThreadsPerBlock = 1024;
   a->numRegs = 32;
-  a->binaryVersion = a->ptxVersion = world().kind.capability[0] * 10 + world().kind.capability[1];
+  // Libraries choose among the kernels that were compiled by this, and find none if it is another.
+  const Kind& kind = world().kind;
+  a->binaryVersion = a->ptxVersion =
+      kind.code ? kind.code : kind.capability[0] * 10 + kind.capability[1];
   a->maxDynamicSharedSizeBytes = int(world().kind.shared - KiB);
   return cudaSuccess;
 }

@@ -1,0 +1,72 @@
+"""Which recordings the corpus has: program, options and device of each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+TORCH = "2.15.0"
+LINES = {"default": "", "expandable": "expandable_segments:True"}
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One program, recorded under each of some settings lines.
+
+    Attributes:
+        name: first part of the file's name.
+        program: module in this folder.
+        options: words of its command line.
+        profile: device of the stand-in.
+        lines: which of LINES.
+        ranks: how many ranks run; 0 = one process that knows of no others.
+        keep: which of the ranks are kept.
+    """
+
+    name: str
+    program: str
+    options: tuple[str, ...] = ()
+    profile: str = "h100-80g"
+    lines: tuple[str, ...] = ("default", "expandable")
+    ranks: int = 0
+    keep: tuple[int, ...] = ()
+
+    @property
+    def script(self) -> Path:
+        """The program's file."""
+        return Path(__file__).parent / f"{self.program}.py"
+
+    @property
+    def what(self) -> str:
+        """The first line of the program's description."""
+        return self.script.read_text(encoding="utf-8").split('"""')[1].split("\n")[0].strip()
+
+    def files(self, line: str) -> dict[int, str]:
+        """Return rank -> name of its recording."""
+        if not self.ranks:
+            return {0: f"{self.name}.{line}.npz"}
+        return {rank: f"{self.name}_rank{rank}of{self.ranks}.{line}.npz" for rank in self.keep}
+
+
+WORKLOADS = (
+    Workload("gpt_fp32", "train_gpt", profile="a100-40g"),
+    Workload("gpt_bf16", "train_gpt", ("--bf16",)),
+    Workload("gpt_recompute", "train_gpt", ("--bf16", "--checkpoint", "--batch", "16"), "l4-24g"),
+    Workload("gpt_accumulate", "accumulate", profile="a100-80g"),
+    Workload("mixture_of_experts", "mixture_of_experts"),
+    Workload("lora", "lora", profile="l4-24g"),
+    Workload("sharded", "ranks", ("--how", "fsdp"), "a100-40g", ranks=4, keep=(0, 3)),
+    Workload("copied", "ranks", ("--how", "ddp"), "a100-40g", ranks=2, keep=(1,)),
+    Workload("diffusion", "diffusion", profile="a100-40g"),
+    Workload("convnet", "convnet", profile="rtx4090-24g"),
+    Workload("graph_network", "graph_network", profile="a100-40g"),
+    Workload("rlhf", "alternate"),
+    Workload("rlhf_empty_cache", "alternate", ("--empty-cache",), lines=("default",)),
+    Workload("speculate", "speculate", profile="a100-80g"),
+    Workload("serve_grow", "serve", ("--kv", "grow", "--requests", "24", "--layers", "4")),
+    Workload(
+        "serve_pages", "serve", ("--kv", "pages", "--requests", "200", "--at-once", "32"),
+        "a100-80g",
+    ),
+    Workload("serve_graphs", "serve", ("--kv", "graphs", "--requests", "200", "--at-once", "48")),
+)  # fmt: skip
