@@ -11,11 +11,13 @@ from ...sim.settings_line import parse_settings
 from ...traces.history import lift
 from ...traces.load import load
 from ...traces.synthetic import PATTERNS
+from ...traces.units import KiB
 from .tiling import tile
 from .timing import Case, make_case
 
 RULES = release(KNOWN[-1])
 SETTINGS = {"": Settings(), "_expandable": Settings(expandable_segments=True)}
+SHORT = 16 * KiB
 RECORDINGS = Path(__file__).resolve().parents[2] / "traces" / "data"
 
 
@@ -27,9 +29,15 @@ def synthetic(n_ops: int) -> Iterator[Case]:
             yield make_case(name + suffix, program, settings, RULES)
 
 
-def recorded(n_ops: int) -> Iterator[Case]:
-    """Every shipped recording under the line it was recorded with, tiled to n_ops ops."""
-    for path in sorted(RECORDINGS.glob("*.npz")):
+def recordings(quick: bool = False) -> list[Path]:
+    """The shipped recordings; with `quick` only the short ones."""
+    paths = sorted(RECORDINGS.glob("*.npz"))
+    return [p for p in paths if not quick or p.stat().st_size < SHORT]
+
+
+def recorded(n_ops: int, quick: bool = False) -> Iterator[Case]:
+    """Shipped recordings under the line each was recorded with, tiled to n_ops ops."""
+    for path in recordings(quick):
         recording = load(path)
         settings = parse_settings(recording.conf, RULES)
         for device in sorted(recording.devices):
@@ -38,6 +46,6 @@ def recorded(n_ops: int) -> Iterator[Case]:
                 yield make_case(path.stem, program, settings, RULES)
 
 
-def n_cases() -> int:
+def n_cases(quick: bool = False) -> int:
     """Number of cases of both kinds, if each recording has one device."""
-    return len(PATTERNS) * len(SETTINGS) + len(list(RECORDINGS.glob("*.npz")))
+    return len(PATTERNS) * len(SETTINGS) + len(recordings(quick))

@@ -56,7 +56,7 @@ def bench(
     """Measure the cost of an event on this machine.
 
     Six synthetic patterns and the shipped recordings, each in turn by tightfit and by a C++
-    simulator of the same allocator; then how the cost grows. Takes two minutes.
+    simulator of the same allocator; then how the cost grows. Takes some minutes.
     """
     from ..screen import emit_json
 
@@ -91,14 +91,14 @@ def measure_all(n_ops: int, quick: bool) -> dict[str, Any]:
         warn(missing)
     up_to = 10**4 if quick else 10**6
     tens = tuple(10**k for k in range(2, 7) if 10**k <= up_to)
-    steps = n_cases() + 5
+    steps = n_cases(quick) + 5
     with progress(steps, "measuring") as advance:
         compiling = compile_seconds()
         advance()
         found: dict[str, dict[str, Speed]] = {"patterns": {}, "recorded": {}}
         for kind, made in (
             ("patterns", synthetic(n_ops)),
-            ("recorded", recorded(n_ops)),
+            ("recorded", recorded(n_ops, quick)),
         ):
             for case in made:
                 found[kind][case.name] = measure(case, RULES, RUNS)
