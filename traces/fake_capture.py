@@ -14,6 +14,7 @@ from __future__ import annotations
 import array
 import json
 import os
+import time
 import types
 import weakref
 from typing import Any
@@ -29,6 +30,7 @@ IN_PLACE = (
     "index_add.default", "masked_fill.Scalar",
 )  # fmt: skip
 PRODUCTS = ("mm.default", "addmm.default", "bmm.default", "baddbmm.default")
+PATIENCE = 0.2  # seconds that PyTorch's threads get to let go of Python at the end
 ROW = 3  # integers of a row: number (negated = freed), bytes, stream
 
 
@@ -91,17 +93,18 @@ def start(
 
     capability = (major, minor)
     pretend(torch, capability, total, multiprocessors)
-    choose_attention(torch, capability)
+    attention = choose_attention(torch, capability)
     convert_by_replacing(torch)
     rows = Rows()
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     fake.__enter__()
-    mode = recorder(torch, rows, fake, capability)
+    mode = recorder(torch, rows, fake, capability, attention)
     mode.__enter__()
+    atexit.register(time.sleep, PATIENCE)
     atexit.register(write, torch, rows, folder)
 
 
-def recorder(torch: Any, rows: Rows, fake: Any, capability: tuple[int, int]) -> Any:
+def recorder(torch: Any, rows: Rows, fake: Any, capability: tuple[int, int], attention: Any) -> Any:
     """Return the dispatch mode that fills the rows."""
     from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
     from torch.utils._python_dispatch import TorchDispatchMode
@@ -142,6 +145,8 @@ def recorder(torch: Any, rows: Rows, fake: Any, capability: tuple[int, int]) -> 
             if torch.is_inference_mode_enabled() and func.namespace == "aten":
                 # There composite operations arrive whole and would hide what they copy.
                 with self:
+                    if name == "scaled_dot_product_attention.default":
+                        return attention(*args, **kwargs)
                     parts = func.decompose(*args, **kwargs)
                 if parts is not NotImplemented:
                     return parts
@@ -219,8 +224,11 @@ def pretend(torch: Any, capability: tuple[int, int], total: int, multiprocessors
             known.append(FakeTensor)
 
 
-def choose_attention(torch: Any, capability: tuple[int, int]) -> None:
+def choose_attention(torch: Any, capability: tuple[int, int]) -> Any:
     """Choose attention kernels as a CUDA build does, flash and then memory-efficient.
+
+    Returns:
+        The function that chooses; it also stands for the operation where gradients are recorded.
 
     Source: aten/src/ATen/native/transformers/cuda/sdp_utils.cpp, select_sdp_backend; cuDNN's is
     left out, as on the stand-in.
@@ -232,8 +240,9 @@ def choose_attention(torch: Any, capability: tuple[int, int]) -> None:
         *, scale: Any = None, enable_gqa: bool = False,
     ) -> Any:  # fmt: skip
         width = q.shape[-1]
+        in_rows = q.dim() == 4 and all(x.stride(-1) == 1 for x in (q, k, v))
         half = q.dtype in (torch.float16, torch.bfloat16)
-        if mask is None and half and capability >= (8, 0) and width <= 256 and q.dim() == 4:
+        if mask is None and half and capability >= (8, 0) and width <= 256 and in_rows:
             pad = -width % 8
             if pad:
                 scale = scale or width**-0.5
@@ -242,7 +251,7 @@ def choose_attention(torch: Any, capability: tuple[int, int]) -> None:
                 q, k, v, dropout, is_causal, False, scale=scale
             )[0]
             return out[..., :width] if pad else out
-        if q.dim() == 4 and not enable_gqa:
+        if in_rows and not enable_gqa:
             needs = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
             return aten._scaled_dot_product_efficient_attention(
                 q, k, v, mask, needs, dropout, is_causal, scale=scale
@@ -255,6 +264,7 @@ def choose_attention(torch: Any, capability: tuple[int, int]) -> None:
     for key in ("AutogradCUDA", "CUDA"):
         library.impl("scaled_dot_product_attention", attention, key)
     _KEPT.append(library)  # its end would take the kernels back
+    return attention
 
 
 _KEPT: list[Any] = []
