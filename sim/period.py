@@ -14,11 +14,11 @@ LEAST_REPEATS = 4
 
 
 class Period(NamedTuple):
-    """Events [start, start + length * count) are `count` times the same `length` events."""
+    """Events [start, start + length * repeats) are `repeats` times the same `length` events."""
 
     start: int
     length: int
-    count: int
+    repeats: int
 
 
 def find_period(events: np.ndarray) -> Period | None:
@@ -36,12 +36,12 @@ def find_period(events: np.ndarray) -> Period | None:
         end = int(n * share)
         if end < 2 * WINDOW:
             continue
-        if best is not None and best.start <= end < best.start + best.length * best.count:
+        if best is not None and best.start <= end < best.start + best.length * best.repeats:
             continue  # a look into what is known to repeat shows nothing new
         for length in _distances(events, end):
             found = _stretch(events, end, length)
             if found is not None and (
-                best is None or found.length * found.count > 1.1 * best.length * best.count
+                best is None or found.length * found.repeats > 1.1 * best.length * best.repeats
             ):
                 best = found
     return best

@@ -142,7 +142,7 @@ def skip_ahead(
         return 0
     at_once = max(LEAST_EVENTS, EVENTS_PER_BLOCK * int(STATE.views(buffer)["g"][HIGHEST_ID]))
     unit = -(-at_once // period.length) * period.length
-    n_units = period.length * period.count // unit
+    n_units = period.length * period.repeats // unit
     if n_units < 4:
         return 0
     mark, marked, power = take_mark(buffer, packed, plan), 0, 1

@@ -20,7 +20,7 @@ def test_a_repetition_is_found_whole(count: int, before: int, after: int) -> Non
     found = find_period(events)
     assert found is not None
     assert (found.start, found.length) == (before, 900)
-    assert found.count == count
+    assert found.repeats == count
 
 
 def test_of_nested_repetitions_the_outer_one_covers_more() -> None:
@@ -35,7 +35,7 @@ def test_one_event_that_differs_ends_a_stretch() -> None:
     found = find_period(events)
     assert found is not None
     assert found.start == 900 * 6 + 18
-    assert found.start + found.length * found.count <= len(events)
+    assert found.start + found.length * found.repeats <= len(events)
 
 
 @pytest.mark.parametrize("n", [0, 1, 40, 5000])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -53,7 +54,7 @@ def skipped(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def both(packed: Packed, settings: Settings, rules: Release, device: Device) -> tuple[Run, Run]:
-    options = {"track": True, "layout": True, "stop_at_oom": False}
+    options: dict[str, Any] = {"track": True, "layout": True, "stop_at_oom": False}
     whole = replay_native(packed, settings, rules, device, skip=False, **options)
     short = replay_native(packed, settings, rules, device, **options)
     return short, whole
