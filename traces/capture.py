@@ -1,5 +1,7 @@
 """Record a part of a program from inside it; needs torch and a CUDA device."""
 
+# pyright: reportMissingImports=false
+# torch is the user's, and need not be where types are checked.
 from __future__ import annotations
 
 import pickle

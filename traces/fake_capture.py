@@ -9,6 +9,8 @@ Scratch memory that kernels take inside an operation is not seen; cuBLAS's work 
 allocates itself, is added and can be told by its stream, WORKSPACE_STREAM.
 """
 
+# pyright: reportMissingImports=false
+# torch is the user's, and need not be where types are checked.
 from __future__ import annotations
 
 import array
@@ -17,6 +19,7 @@ import os
 import time
 import types
 import weakref
+from importlib import import_module
 from typing import Any
 
 WORKSPACE_STREAM = 1
@@ -213,7 +216,8 @@ def pretend(torch: Any, capability: tuple[int, int], total: int, multiprocessors
     # The exact type of a fake tensor is not torch.Tensor, and on it optimizers would go one tensor
     # at a time.
     from torch._subclasses.fake_tensor import FakeTensor
-    from torch.optim import optimizer
+
+    optimizer = import_module("torch.optim.optimizer")
     from torch.utils import _foreach_utils
 
     for known in (

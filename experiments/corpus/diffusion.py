@@ -88,7 +88,8 @@ def main() -> None:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         with torch.no_grad():
-            torch._foreach_lerp_(average, list(model.parameters()), 0.001)
+            for kept, new in zip(average, model.parameters(), strict=True):
+                kept.lerp_(new, 0.001)
         if step % 8 == 7:
             with torch.inference_mode():
                 x = torch.randn(4, 4, 128, 128, dtype=torch.bfloat16, device="cuda")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 
@@ -11,15 +10,16 @@ def make_decoder(
     width: int,
     heads: int,
     vocabulary: int,
-    mlp: Callable[[int], Any] | None = None,
-    linear: Callable[[int, int], Any] | None = None,
+    mlp: Any = None,
+    linear: Any = None,
 ) -> Any:
     """Return a decoder; its call takes tokens (b, t) and returns logits (b, t, vocabulary).
 
     Args:
         layers, width, heads, vocabulary: sizes.
-        mlp: makes the feed-forward part of a layer from the width (default: four times as wide).
-        linear: makes the four projections of a layer (default: torch.nn.Linear).
+        mlp: called with the width, makes the feed-forward part of a layer (default: four times as
+            wide).
+        linear: called with two sizes, makes a projection (default: torch.nn.Linear).
 
     The call takes two more arguments: `caches`, one growing list of [keys, values] per layer, and
     `checkpoint`, whether activations are computed anew in the backward pass.

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tightfit.experiments import cli
-from tightfit.experiments.corpus.fidelity import align, compare_fake, kernel_of
+from tightfit.experiments.corpus.catalogue import WORKLOADS
+from tightfit.experiments.corpus.fidelity import align, compare_fake, kernel_of, measure
 from tightfit.experiments.recording.fake import build_shim
+from tightfit.experiments.recording.whole_wheel import find_build
 from tightfit.traces.errors import TightfitError
 from tightfit.traces.event import Action
 from tightfit.traces.load import load
@@ -102,6 +105,19 @@ def test_layers_that_change_their_type_keep_being_shared(tmp_path: Path) -> None
         "assert a.weight is b.weight",
     )
     assert found == [64 * 64 * 4, 64 * 64 * 2, -64 * 64 * 4]
+
+
+@pytest.mark.slow
+def test_asks_for_what_the_stand_in_asks_for_but_scratch() -> None:
+    workload = next(w for w in WORKLOADS if w.name == "convnet")
+    release = version("torch").split("+")[0]
+    try:
+        find_build(release, download=False)
+    except TightfitError as error:
+        pytest.skip(f"{error}; 'tightfit record --stand-in' fetches it")
+    found = measure(workload, release)
+    assert found.invented == 0
+    assert found.share > 0.99 and abs(found.peak_error) < 0.01
 
 
 @pytest.mark.parametrize(
