@@ -75,6 +75,7 @@ def measure_all(n_ops: int, quick: bool) -> dict[str, Any]:
     """Everything the command reports, as JSON would have it."""
     from ..screen import progress, warn
     from .cases import RULES, n_cases, recorded, synthetic
+    from .hooks import hooks_beside_native
     from .machine import describe, peak_memory_bytes
     from .scaling import (
         by_cores,
@@ -82,6 +83,7 @@ def measure_all(n_ops: int, quick: bool) -> dict[str, Any]:
         by_length,
         by_live_blocks,
         compile_seconds,
+        help_seconds,
         many_lines,
     )
     from .timing import NO_PYTORCH, compiler_reason, measure
@@ -112,6 +114,7 @@ def measure_all(n_ops: int, quick: bool) -> dict[str, Any]:
             "cpp_set_reason": missing,
             "compile_s": compiling["cold"],
             "first_replay_s": compiling,
+            "help_s": help_seconds(),
         }
         report["recorded_events_per_second"] = geometric_mean(
             [1e9 / s.tightfit_ns for s in found["recorded"].values()]
@@ -124,6 +127,7 @@ def measure_all(n_ops: int, quick: bool) -> dict[str, Any]:
         ):
             report[name] = measured()
             advance()
+    report["hooks"] = hooks_beside_native(n_ops, RUNS)
     report["lines"] = many_lines(200 if quick else 1000)
     report["peak_memory_bytes"] = peak_memory_bytes()
     return report
@@ -170,7 +174,8 @@ def _show(report: dict[str, Any]) -> None:
         f"recordings: {per_second / 1e6:.0f} M events/s (geometric mean); "
         f"{lines['lines']:,} lines x {lines['events']:,} events in {lines['seconds']:.1f} s on "
         f"{lines['threads']} threads; first replay {report['compile_s']:.1f} s while compiling, "
-        f"{report['first_replay_s']['warm']:.2f} s after that"
+        f"{report['first_replay_s']['warm']:.2f} s after that, --help {report['help_s']:.2f} s; "
+        f"a policy's own hooks take {report['hooks']['ratio']:.2f} times PyTorch's time"
     )
 
 

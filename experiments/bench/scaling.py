@@ -134,6 +134,19 @@ def compile_seconds() -> dict[str, float]:
     return {"cold": cold[1], "warm": warm[1], "import": warm[0]}
 
 
+def help_seconds() -> float:
+    """The quickest of three `tightfit --help`, in processes of their own."""
+
+    def once() -> float:
+        start = time.perf_counter()
+        subprocess.run(
+            [sys.executable, "-m", "tightfit", "--help"], capture_output=True, check=True
+        )
+        return time.perf_counter() - start
+
+    return min(once() for _ in range(3))
+
+
 def _first_replay(folder: str) -> tuple[float, float]:
     done = subprocess.run(
         [sys.executable, "-c", _FIRST_REPLAY],
