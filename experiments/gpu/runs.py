@@ -24,7 +24,7 @@ RUNS = {
     "training": ("gpt_checkpoint.default", "gpt_bf16_varlen.default", "cnn_resolutions.default"),
     "serving": ("serve_growing_kv.default", "cuda_graphs.default", "streams.default"),
     # Expandable segments are predicted to reserve more than the default here.
-    "worse": ("mlp_train",),
+    "worse": ("side_streams.default",),
 }
 PACKED_BYTES = 14 << 20  # of results in one file
 

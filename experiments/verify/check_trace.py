@@ -173,7 +173,9 @@ class _Check:
         return LineResult(
             self.line.role,
             conf,
-            placement=compare_placement(prediction, placed, self.recording()) if placed else None,
+            placement=compare_placement(prediction, placed, self.recording(placed))
+            if placed
+            else None,
             counters=compare_counters(prediction, known) if len(known) == REPEATS else None,
             budget=compare_budget(prediction, tries) if not limits else None,
             died=died,
@@ -184,14 +186,17 @@ class _Check:
     def snapshot(self) -> Path:
         return self.pieces.path(self.line.conf, "place", ".pickle")
 
-    def recording(self) -> Recording:
+    def recording(self, placed: dict[str, Any]) -> Recording:
         """Return what V1 recorded; it is kept in our own format, a tenth of the size."""
         path = self.pieces.path(self.line.conf, "place", ".npz")
         if not path.is_file():
             recording = read_snapshot(self.snapshot.read_bytes(), path.name)
-            origin = origin_of("stand-in" if self.machine.stand_in else "gpu",
-                               self.machine.stand_in, ["tightfit", "verify"])  # fmt: skip
-            put_origin(recording, origin, {"torch": self.facts["torch"], "reason": "asked"})
+            mode = "stand-in" if self.machine.stand_in else "gpu"
+            origin = origin_of(mode, self.machine.stand_in, ["tightfit verify"])
+            gpu = {"name": placed["gpu"], "total_bytes": placed["total"], "stats": placed["stats"]}
+            told = {name: placed[name] for name in ("torch", "cuda")}
+            told |= {"conf": self.line.conf, "devices": {"0": gpu}, "reason": "asked"}
+            put_origin(recording, origin, told)
             save(recording, path)
         self.snapshot.unlink(missing_ok=True)
         return load(path)

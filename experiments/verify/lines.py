@@ -16,7 +16,8 @@ EXPANDABLE = "expandable_segments:True"
 
 @dataclass(frozen=True)
 class Line:
-    """A settings line and its part in the check: "default", "expandable", "best" or "asked"."""
+    """A settings line and its part in the check: "default", "expandable", "best", "best without"
+    (expandable segments) or "asked"."""
 
     role: str
     conf: str
@@ -30,6 +31,8 @@ def sha256_of(path: Path) -> str:
 def plan_lines(trace: Path, torch: str | None, trials: int = 0) -> list[Line]:
     """Return the default, expandable segments, and the line that tune names; needs optuna.
 
+    Where that is expandable segments alone, the best line without them takes its place.
+
     Args:
         trace: the recording.
         torch: release whose rules are followed; it should be the one that is to be verified.
@@ -39,10 +42,12 @@ def plan_lines(trace: Path, torch: str | None, trials: int = 0) -> list[Line]:
     from ..subject import load_subjects
     from ..tuning import find_line
 
-    answer = find_line(load_subjects(trace), Device(), torch, (), trials)
+    subjects = load_subjects(trace)
     lines = [Line("default", ""), Line("expandable", EXPANDABLE)]
-    if answer.best.conf not in ("", EXPANDABLE):
-        lines.append(Line("best", answer.best.conf))
+    for role, without in (("best", ()), ("best without", ("expandable_segments",))):
+        best = find_line(subjects, Device(), torch, without, trials).best.conf
+        if best not in ("", EXPANDABLE):
+            return [*lines, Line(role, best)]
     return lines
 
 

@@ -12,7 +12,7 @@ from ...traces.event import Action
 from ...traces.program import Layout, Op, Program
 from ...traces.recording import DeviceRecording, Recording
 from ...traces.units import format_bytes
-from .places import ACTION, OFFSET, POOL, RETURNS, SEGMENT, SHOWN, SIZE, STREAM, Places, table
+from .places import ACTION, POOL, RETURNS, SHOWN, SIZE, STREAM, Places, table
 from .prediction import Driver, Prediction
 
 ASKING = (int(Action.ALLOC), int(Action.OOM))
