@@ -81,7 +81,7 @@ def verify(
     if not trace.is_file():
         raise ConfigError(f"{trace}: there is no such file")
     out.mkdir(parents=True, exist_ok=True)
-    lines = choose_lines(trace, conf, out, torch)
+    lines = choose_lines(trace, conf, None if plan else plan_path(out, trace), torch)
     if plan:
         path = plan_path(out, trace)
         write_plan(path, trace, lines)
@@ -106,7 +106,7 @@ def verify(
 
 
 def choose_lines(
-    trace: Path, conf: Sequence[str] | None, out: Path, torch: str | None
+    trace: Path, conf: Sequence[str] | None, planned: Path | None, torch: str | None
 ) -> list[Line]:
     """Return the lines asked for, or planned, or found now.
 
@@ -117,8 +117,9 @@ def choose_lines(
 
     if conf:
         return [Line("asked" if line else "default", line) for line in dict.fromkeys(conf)]
-    path = plan_path(out, trace)
-    return read_plan(path, trace) if path.is_file() else plan_lines(trace, torch)
+    if planned is not None and planned.is_file():
+        return read_plan(planned, trace)
+    return plan_lines(trace, torch)
 
 
 def plan_path(out: Path, trace: Path) -> Path:
