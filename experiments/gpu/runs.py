@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import sys
 import tarfile
@@ -13,8 +14,10 @@ from pathlib import Path
 from ...traces.errors import TightfitError
 from ...traces.whole_file import replacing
 from ..verify.check_trace import check_trace
+from ..verify.cost_table import cost_table, measure_costs, write_table
 from ..verify.lines import EXPANDABLE, Line, read_plan
 from ..verify.machine import Machine, find_machine
+from ..verify.pieces import Clock
 from ..verify.sheet import Sheet, write_sheet
 
 HERE = Path(__file__).parent
@@ -32,7 +35,7 @@ PACKED_BYTES = 14 << 20  # of results in one file
 def main(argv: Sequence[str]) -> int:
     """Carry a run out; 0 = all confirmed, 1 = not, 2 = it could not be."""
     parser = argparse.ArgumentParser(prog="run.py", description=__doc__)
-    parser.add_argument("run", choices=[*RUNS, "verify"])
+    parser.add_argument("run", choices=[*RUNS, "costs", "verify"])
     parser.add_argument("traces", nargs="*", type=Path, help="of verify")
     parser.add_argument("--conf", action="append", help="a line of verify; several times")
     parser.add_argument("-o", "--out", type=Path, required=True)
@@ -42,10 +45,16 @@ def main(argv: Sequence[str]) -> int:
     asked = parser.parse_args(argv)
     begun = time.monotonic()
     asked.out.mkdir(parents=True, exist_ok=True)
-    traces = asked.traces if asked.run == "verify" else [DATA / f"{t}.npz" for t in RUNS[asked.run]]
+    traces = (
+        asked.traces
+        if asked.run == "verify"
+        else [DATA / f"{t}.npz" for t in RUNS.get(asked.run, ())]
+    )
     verdicts: list[str] = []
     try:
         machine = find_machine(asked.stand_in)
+        if asked.run == "costs":
+            return _costs(machine, asked.out, asked.budget)
         for trace in traces:
             left = asked.budget - (time.monotonic() - begun)
             sheet = _checked(trace, _lines(trace, asked.conf), machine, asked.out, left)
@@ -62,6 +71,17 @@ def main(argv: Sequence[str]) -> int:
         if asked.pack:
             pack(asked.out)
     return 0 if verdicts and set(verdicts) == {"confirmed"} else 1
+
+
+def _costs(machine: Machine, out: Path, seconds: float) -> int:
+    """Measure the driver and write the table that sim/costs.py reads."""
+    answer = measure_costs(machine, out / "pieces", Clock(seconds))
+    date = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
+    table = cost_table(answer, date, machine.stand_in)
+    write_table(table, out / "driver_costs.json")
+    for call, row in table.items():
+        print(f"{call:16} {row['call_us']:10.2f} us a call {row['mib_us']:10.4f} us a MiB")
+    return 0
 
 
 def _checked(

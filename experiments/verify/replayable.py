@@ -52,6 +52,9 @@ def replayable(program: Program) -> Replayable:
     never = int((~completed[arg[op == Op.FREE_LATER]]).sum()) + int((~completed[pending]).sum())
     if never:
         notes.append(f"{never:,} frees that were still waiting at the end never come")
+    tries = int((op == Op.TRY).sum())
+    if tries:
+        notes.append(f"{tries:,} requests that failed when recorded must be served, as all others")
     op[op == Op.COMPLETE] = Op.FREE
     kept = (op != Op.FREE_LATER) & (op != Op.CAPTURE)
     first = np.arange(n_start, dtype=np.int32)

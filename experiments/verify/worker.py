@@ -137,7 +137,6 @@ def play(torch: Any, task: dict[str, Any]) -> dict[str, Any]:
     live: dict[int, int] = {}
     returns: list[list[int]] = []
     oom = None
-    served = 0
     witness = None
     at_witness = task.get("witness", -1)
     columns = zip(
@@ -152,14 +151,12 @@ def play(torch: Any, task: dict[str, Any]) -> dict[str, Any]:
             try:
                 got = allocate(size, streams[stream])
             except out_of_memory as error:
-                if code == ALLOC:
-                    oom = {"step": step, "size": size, "said": str(error)[:400]}
-                    break
+                oom = {"step": step, "size": size, "said": str(error)[:400]}
+                break
             else:
                 if code == ALLOC:
                     live[slot] = got
                 else:
-                    served += 1
                     delete(got)
             finally:
                 if pool:
@@ -179,7 +176,6 @@ def play(torch: Any, task: dict[str, Any]) -> dict[str, Any]:
         "streams": streams,
         "pools": pools.ids,
         "oom": oom,
-        "tries_served": served,
         "returns": returns,
         "free_at_witness": witness,
         "free_at_end": torch.cuda.mem_get_info()[0],

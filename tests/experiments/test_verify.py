@@ -19,6 +19,7 @@ from tightfit.experiments.gpu.runs import HERE, RUNS, pack
 from tightfit.experiments.subject import load_subjects
 from tightfit.experiments.verify.budget import compare_budget, next_limits
 from tightfit.experiments.verify.check_trace import check_trace
+from tightfit.experiments.verify.cost_table import cost_table, line_through, write_table
 from tightfit.experiments.verify.counters import compare_counters
 from tightfit.experiments.verify.lines import Line, read_plan
 from tightfit.experiments.verify.machine import Machine
@@ -28,6 +29,7 @@ from tightfit.experiments.verify.prediction import STEP, Prediction
 from tightfit.experiments.verify.replayable import replayable, write_steps
 from tightfit.experiments.verify.sheet import Sheet, write_sheet
 from tightfit.experiments.verify.verdict import LineResult, overall
+from tightfit.sim.costs import read_costs
 from tightfit.sim.device import Device
 from tightfit.sim.export import snapshot_of
 from tightfit.sim.release import release
@@ -351,3 +353,28 @@ def test_a_checkout_of_any_name_runs_without_what_a_gpu_machine_lacks(tmp_path: 
     )  # fmt: skip
     assert done.returncode == 2, done.stderr
     assert "no device answered" in done.stderr
+
+
+def test_costs_are_a_line_through_what_was_measured(tmp_path: Path) -> None:
+    calls = ("cudaMalloc", "cudaFree", "cuMemCreate", "cuMemRelease", "cuMemMap", "cuMemSetAccess",
+             "cuMemUnmap")  # fmt: skip
+    measured: dict[str, Any] = {
+        call: [[n * MiB, 7000 + 200 * n] for n in (2, 20, 200)] for call in calls
+    }
+    measured["cudaFree"] = [[n * MiB, 9000] for n in (2, 20, 200)]
+    measured |= {"free_behind_kernel": 99_000, "kernel": 100_000}
+    facts = {**FACTS, "costs": measured}
+    write_table(cost_table(facts, "2026-11-25", ""), tmp_path / "costs.json")
+    costs = read_costs(tmp_path / "costs.json")
+    assert (costs["cudaMalloc"].call_us, costs["cudaMalloc"].mib_us) == (7.0, 0.2)
+    assert (costs["cudaFree"].call_us, costs["wait"].call_us) == (9.0, 90.0)
+    assert costs["wait"].kind == "measured"
+    for fact in ("H100", "575.57", "2026-11-25"):
+        assert fact in costs["cuMemMap"].source
+    assert "STAND-IN" in cost_table(facts, "", "h100-80g")["wait"]["source"]
+
+
+@pytest.mark.parametrize("points", [[[2, 50], [20, 40]], [[1, 1], [1000, 2000]]])
+def test_no_cost_is_negative(points: list[list[int]]) -> None:
+    call, mib = line_through([[n * MiB, us * 1000] for n, us in points])
+    assert call >= 0 and mib >= 0 and call + mib > 0
