@@ -9,9 +9,11 @@ import sys
 import tarfile
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from ...traces.errors import TightfitError
+from ...traces.units import MiB
 from ...traces.whole_file import replacing
 from ..verify.check_trace import check_trace
 from ..verify.cost_table import cost_table, measure_costs, write_table
@@ -19,6 +21,7 @@ from ..verify.lines import EXPANDABLE, Line, read_plan
 from ..verify.machine import Machine, find_machine
 from ..verify.pieces import Clock
 from ..verify.sheet import Sheet, write_sheet
+from ..verify.workload import run_workload
 
 HERE = Path(__file__).parent
 DATA = HERE.parents[1] / "traces" / "data"
@@ -29,13 +32,14 @@ RUNS = {
     # Expandable segments are predicted to reserve more than the default here.
     "worse": ("side_streams.default",),
 }
+WORKLOADS = ("gpt_varlen", "decoding", "cnn")  # V3, of programs.py
 PACKED_BYTES = 14 << 20  # of results in one file
 
 
 def main(argv: Sequence[str]) -> int:
     """Carry a run out; 0 = all confirmed, 1 = not, 2 = it could not be."""
     parser = argparse.ArgumentParser(prog="run.py", description=__doc__)
-    parser.add_argument("run", choices=[*RUNS, "costs", "verify"])
+    parser.add_argument("run", choices=[*RUNS, *WORKLOADS, "costs", "verify"])
     parser.add_argument("traces", nargs="*", type=Path, help="of verify")
     parser.add_argument("--conf", action="append", help="a line of verify; several times")
     parser.add_argument("-o", "--out", type=Path, required=True)
@@ -55,6 +59,8 @@ def main(argv: Sequence[str]) -> int:
         machine = find_machine(asked.stand_in)
         if asked.run == "costs":
             return _costs(machine, asked.out, asked.budget)
+        if asked.run in WORKLOADS:
+            return _workload(asked.run, machine, asked.out, asked.budget)
         for trace in traces:
             left = asked.budget - (time.monotonic() - begun)
             sheet = _checked(trace, _lines(trace, asked.conf), machine, asked.out, left)
@@ -82,6 +88,25 @@ def _costs(machine: Machine, out: Path, seconds: float) -> int:
     for call, row in table.items():
         print(f"{call:16} {row['call_us']:10.2f} us a call {row['mib_us']:10.4f} us a MiB")
     return 0
+
+
+def _workload(name: str, machine: Machine, out: Path, seconds: float) -> int:
+    """Carry V3 of one program out."""
+    command = [machine.python, str(HERE / "programs.py"), name]
+    result = run_workload(command, machine, out / "pieces", seconds)
+    document = {"verdict": result.verdict, "program": name, **asdict(result)}
+    with replacing(out / f"{name}.workload.json") as file:
+        file.write((json.dumps(document, indent=1) + "\n").encode())
+    where = f"stand-in for {machine.stand_in}, times mean nothing" if machine.stand_in else "a GPU"
+    tau = "–" if result.tau is None else f"{result.tau:.3f}"
+    print(f"{result.verdict.upper()} on {where}: {name}, Kendall's tau {tau}")
+    for x in result.lines:
+        time_ratio = "" if x.ratio is None else f"{x.ratio:.3f} [{x.low:.3f}, {x.high:.3f}]"
+        print(
+            f"  {x.role:9} predicted {x.predicted / MiB:8.0f} MiB  measured {x.peak / MiB:8.0f}  "
+            f"{time_ratio:22}  {x.conf or '(default)'}"
+        )
+    return 0 if result.verdict == "confirmed" else 1
 
 
 def _checked(
