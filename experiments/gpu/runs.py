@@ -5,15 +5,14 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import shlex
 import sys
 import tarfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from ...traces.errors import TightfitError
-from ...traces.units import MiB
 from ...traces.whole_file import replacing
 from ..verify.check_trace import check_trace
 from ..verify.cost_table import cost_table, measure_costs, write_table
@@ -22,6 +21,7 @@ from ..verify.machine import Machine, find_machine
 from ..verify.pieces import Clock
 from ..verify.sheet import Sheet, write_sheet
 from ..verify.workload import run_workload
+from ..verify.workload_sheet import describe, write_workload
 
 HERE = Path(__file__).parent
 DATA = HERE.parents[1] / "traces" / "data"
@@ -39,9 +39,10 @@ PACKED_BYTES = 14 << 20  # of results in one file
 def main(argv: Sequence[str]) -> int:
     """Carry a run out; 0 = all confirmed, 1 = not, 2 = it could not be."""
     parser = argparse.ArgumentParser(prog="run.py", description=__doc__)
-    parser.add_argument("run", choices=[*RUNS, *WORKLOADS, "costs", "verify"])
+    parser.add_argument("run", choices=[*RUNS, *WORKLOADS, "costs", "verify", "program"])
     parser.add_argument("traces", nargs="*", type=Path, help="of verify")
     parser.add_argument("--conf", action="append", help="a line of verify; several times")
+    parser.add_argument("--command", help="of program: what to run, in one word")
     parser.add_argument("-o", "--out", type=Path, required=True)
     parser.add_argument("--budget", type=float, default=480.0, help="seconds (default 480)")
     parser.add_argument("--stand-in", metavar="GPU", help="rehearse without a GPU")
@@ -60,7 +61,11 @@ def main(argv: Sequence[str]) -> int:
         if asked.run == "costs":
             return _costs(machine, asked.out, asked.budget)
         if asked.run in WORKLOADS:
-            return _workload(asked.run, machine, asked.out, asked.budget)
+            command = [machine.python, str(HERE / "programs.py"), asked.run]
+            return _workload(asked.run, command, machine, asked.out, asked.budget)
+        if asked.run == "program":
+            command = shlex.split(asked.command or "")
+            return _workload("program", command, machine, asked.out, asked.budget)
         for trace in traces:
             left = asked.budget - (time.monotonic() - begun)
             sheet = _checked(trace, _lines(trace, asked.conf), machine, asked.out, left)
@@ -90,22 +95,13 @@ def _costs(machine: Machine, out: Path, seconds: float) -> int:
     return 0
 
 
-def _workload(name: str, machine: Machine, out: Path, seconds: float) -> int:
+def _workload(
+    name: str, command: Sequence[str], machine: Machine, out: Path, seconds: float
+) -> int:
     """Carry V3 of one program out."""
-    command = [machine.python, str(HERE / "programs.py"), name]
     result = run_workload(command, machine, out / "pieces", seconds)
-    document = {"verdict": result.verdict, "program": name, **asdict(result)}
-    with replacing(out / f"{name}.workload.json") as file:
-        file.write((json.dumps(document, indent=1) + "\n").encode())
-    where = f"stand-in for {machine.stand_in}, times mean nothing" if machine.stand_in else "a GPU"
-    tau = "–" if result.tau is None else f"{result.tau:.3f}"
-    print(f"{result.verdict.upper()} on {where}: {name}, Kendall's tau {tau}")
-    for x in result.lines:
-        time_ratio = "" if x.ratio is None else f"{x.ratio:.3f} [{x.low:.3f}, {x.high:.3f}]"
-        print(
-            f"  {x.role:9} predicted {x.predicted / MiB:8.0f} MiB  measured {x.peak / MiB:8.0f}  "
-            f"{time_ratio:22}  {x.conf or '(default)'}"
-        )
+    write_workload(result, command, out / f"{name}.workload.json")
+    print("\n".join(describe(result, name)), flush=True)
     return 0 if result.verdict == "confirmed" else 1
 
 

@@ -12,6 +12,7 @@ from ..options import MAIN_PATH_SECONDS, AsJson, DeviceIndex, Torch
 
 if TYPE_CHECKING:
     from .lines import Line
+    from .machine import Machine
     from .sheet import Sheet
 
 
@@ -50,6 +51,16 @@ def verify(
             show_default=False,
         ),
     ] = None,
+    program: Annotated[
+        str | None,
+        typer.Option(
+            "--program",
+            metavar="COMMAND",
+            help="Instead of a recording: run this program itself under several lines, e.g. "
+            "'python train.py', and hold its peaks and step times against the prediction.",
+            show_default=False,
+        ),
+    ] = None,
     plan: Annotated[
         bool,
         typer.Option("--plan", help="Only choose the lines, for a machine that cannot search."),
@@ -75,6 +86,9 @@ def verify(
 
     if explain:
         print(TEXT, end="")
+        return
+    if program is not None:
+        _verify_program(program, find_machine(stand_in, torch), out, budget, as_json)
         return
     if trace is None:
         raise ConfigError("the recording is missing: tightfit verify TRACE")
@@ -102,6 +116,37 @@ def verify(
         _show(sheet)
         say(f"{written[1]} says more, {written[0]} has every figure.")
     if sheet.verdict != "confirmed":
+        raise typer.Exit(1)
+
+
+def _verify_program(
+    program: str, machine: Machine, out: Path, budget: float | None, as_json: bool
+) -> None:
+    """Carry V3 out and print it."""
+    import shlex
+    from dataclasses import asdict
+
+    from ...traces.errors import ConfigError
+    from ..screen import emit_json, say, verdict, warn
+    from .workload import run_workload
+    from .workload_sheet import describe, write_workload
+
+    command = shlex.split(program)
+    if not command:
+        raise ConfigError("--program: found nothing, expected a command such as 'python train.py'")
+    out.mkdir(parents=True, exist_ok=True)
+    result = run_workload(command, machine, out / "pieces", budget, tell=warn)
+    path = out / "program.workload.json"
+    write_workload(result, command, path)
+    if as_json:
+        emit_json({"verdict": result.verdict, "file": path, **asdict(result)})
+    else:
+        first, *rest = describe(result, program)
+        verdict(first)
+        for text in rest:
+            print(text)
+        say(f"{path} has every figure.")
+    if result.verdict != "confirmed":
         raise typer.Exit(1)
 
 

@@ -24,6 +24,11 @@ V2   The same three times without history: all counters of torch.cuda.memory_sta
      what the allocator says it holds, to 32 MiB or 1 %.
 V2b  The smallest share of the device (set_per_process_memory_fraction) with which the program
      completes, in steps of 2 MiB, must be the predicted one.
+V3   tightfit verify --program 'python train.py' runs your own program: once under the default to
+     record it, then 6 times each (the first not counted, in the order ABBA) under the default, the
+     best line, the runner-up and the worst of a dozen, and once under each of the others. Peaks
+     must be within 1 % or 20 MiB of the prediction, 80 % of the promised saving must be there,
+     Kendall's tau at least 0.9, and the step no slower than 1 % (95 % bootstrap interval).
 No kernel runs in V1 to V2b: they check the allocator, the driver's memory and nothing else.
 
 HOW TO READ THE SHEET

@@ -120,8 +120,8 @@ def step_time(answer: dict[str, Any]) -> float:
 
 def ratio_interval(
     ours: Sequence[float], theirs: Sequence[float], seed: int = SEED
-) -> tuple[float, float, float]:
-    """Return the ratio of median step times and its 95 % bootstrap interval."""
+) -> tuple[float, float | None, float | None]:
+    """Return the ratio of median step times and its 95 % bootstrap interval, if it has one."""
     from scipy.stats import bootstrap
 
     def ratio(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray:
@@ -130,7 +130,7 @@ def ratio_interval(
     a, b = np.asarray(ours, float), np.asarray(theirs, float)
     middle = float(ratio(a, b))
     if len(a) < 2 or len(b) < 2:
-        return middle, middle, middle
+        return middle, None, None
     found = bootstrap(
         (a, b), ratio, n_resamples=RESAMPLES, method="percentile", rng=np.random.default_rng(seed)
     ).confidence_interval
