@@ -23,8 +23,7 @@ from tightfit.traces.units import GiB, MiB
 
 def measured(role: str, predicted: int, peak: int | None = None, ns: float = 100.0) -> Measured:
     """A line whose peak is the predicted one unless another is given."""
-    times = [ns, ns + 1, ns - 1, ns, ns + 2]
-    return Measured(role, role, predicted, [peak or predicted] * 5, times, 0)
+    return Measured(role, role, predicted, [peak or predicted] * 5, [ns] * 5, 0)
 
 
 GOOD = [measured("default", 10 * GiB), measured("winner", 8 * GiB),
