@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -22,6 +23,7 @@ from ...traces.provenance import origin_of, put_origin
 from ...traces.snapshot import read_snapshot
 from ...traces.store import save
 from ...traces.units import MiB
+from ...traces.whole_file import replacing
 from ..subject import Subject, load_subjects
 from .machine import Machine
 from .pieces import Clock, Pieces
@@ -54,6 +56,7 @@ class Measured:
         peaks: those of each run.
         step_ns: median step time of each measured run.
         retries: calls that had to give cached memory back, over all runs.
+        failed: why runs of it failed; each failed run is kept and not repeated.
         ratio, low, high: step time against the default's, and its 95 % bootstrap interval.
     """
 
@@ -63,13 +66,15 @@ class Measured:
     peaks: list[int]
     step_ns: list[float]
     retries: int
+    failed: list[str]
     ratio: float | None = None
     low: float | None = None
     high: float | None = None
 
     @property
     def peak(self) -> int:
-        return int(np.median(self.peaks))
+        """Median over the runs; 0 where none ended well."""
+        return int(np.median(self.peaks)) if self.peaks else 0
 
     @property
     def bytes_agree(self) -> bool:
@@ -91,6 +96,8 @@ class WorkloadResult:
         """One of the three words, or "unfinished"."""
         if not self.finished:
             return "unfinished"
+        if len(self.lines) < 2 or any(x.failed for x in self.lines):
+            return "not confirmed"
         default, winner = self.lines[0], self.lines[1]
         promised = default.predicted - winner.predicted
         kept = default.peak - winner.peak >= SAVING_KEPT * promised - BYTES_LEAST
@@ -168,6 +175,9 @@ def run_workload(
     clock = Clock(seconds)
     pieces = Pieces(folder, machine.stand_in, repr(tuple(command)))
     first = _run(command, machine, pieces, "", "record", clock)
+    if first is not None and "error" in first:
+        pieces.path("", "record").unlink()
+        raise VerificationError(f"verify: the program failed under the default: {first['error']}")
     if first is None:
         return WorkloadResult([], None, SEED, machine.stand_in, False)
     recorded = pieces.path("", "record", ".npz")
@@ -184,12 +194,15 @@ def run_workload(
         wanted.append((conf, counts[conf]))
     wanted += [(conf, 1) for conf, role in roles.items() if role == "ladder"]
     answers: dict[str, list[dict[str, Any]]] = {conf: [] for conf in roles}
+    failed: dict[str, list[str]] = {conf: [] for conf in roles}
     finished = True
     for conf, number in wanted:
         tell(f"run {number} under {conf or '(default)'}")
         answer = _run(command, machine, pieces, conf, f"run{number}", clock)
         finished &= answer is not None
-        if answer is not None and number:
+        if answer is not None and "error" in answer:
+            failed[conf].append(answer["error"])
+        elif answer is not None and number:
             answers[conf].append(answer)
     lines = [
         Measured(
@@ -197,8 +210,9 @@ def run_workload(
             [a["stats"]["reserved_bytes.all.peak"] for a in answers[conf]],
             [step_time(a) for a in answers[conf]],
             sum(a["stats"]["num_alloc_retries"] for a in answers[conf]),
+            failed[conf],
         )
-        for conf, role in roles.items() if answers[conf]
+        for conf, role in roles.items() if answers[conf] or failed[conf]
     ]  # fmt: skip
     return judge(lines, machine.stand_in, finished)
 
@@ -217,8 +231,9 @@ def judge(lines: list[Measured], stand_in: str, finished: bool) -> WorkloadResul
         for x in lines
     ]  # fmt: skip
     tau = None
-    if len({x.predicted for x in done}) > 2:
-        tau = float(kendalltau([x.predicted for x in done], [x.peak for x in done]).statistic)
+    known = [x for x in done if x.peaks]
+    if len({x.predicted for x in known}) > 2:
+        tau = float(kendalltau([x.predicted for x in known], [x.peak for x in known]).statistic)
     return WorkloadResult(done, tau, SEED, stand_in, finished)
 
 
@@ -261,12 +276,10 @@ def _run(
             raise VerificationError(f"verify: {command[0]}: {error.strerror}") from error
     answer = pieces.get(conf, piece)
     if answer is None or done.returncode:
-        pieces.path(conf, piece).unlink(missing_ok=True)
         said = (done.stderr.strip().splitlines() or ["it never used CUDA"])[-1]
-        raise VerificationError(
-            f"verify: the program failed under {conf or 'the default'} "
-            f"(status {done.returncode}): {said[:300]}"
-        )
+        answer = {"error": f"status {done.returncode}: {said[:300]}"}
+        with replacing(pieces.path(conf, piece)) as out:
+            out.write(json.dumps(answer).encode())
     return answer
 
 

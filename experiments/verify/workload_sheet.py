@@ -23,6 +23,7 @@ def describe(result: WorkloadResult, name: str) -> list[str]:
         time = "" if x.ratio is None else f"{x.ratio:.3f}"
         if x.low is not None and x.high is not None:
             time += f" [{x.low:.3f}, {x.high:.3f}]"
+        out += [f"  failed under {x.conf or 'the default'}: {why}" for why in x.failed]
         out.append(
             f"  {x.role:9} predicted {format_bytes(x.predicted):>12}  measured "
             f"{format_bytes(x.peak):>12}  step time {time:22} {x.conf or '(default)'}"

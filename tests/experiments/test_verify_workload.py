@@ -23,7 +23,7 @@ from tightfit.traces.units import GiB, MiB
 
 def measured(role: str, predicted: int, peak: int | None = None, ns: float = 100.0) -> Measured:
     """A line whose peak is the predicted one unless another is given."""
-    return Measured(role, role, predicted, [peak or predicted] * 5, [ns] * 5, 0)
+    return Measured(role, role, predicted, [peak or predicted] * 5, [ns] * 5, 0, [])
 
 
 GOOD = [measured("default", 10 * GiB), measured("winner", 8 * GiB),
@@ -91,3 +91,11 @@ def test_a_wrong_order_of_lines_leaves_bytes_only() -> None:
 
 def test_what_was_stopped_has_no_verdict() -> None:
     assert judge(GOOD, "", False).verdict == "unfinished"
+
+
+def test_a_line_under_which_the_program_failed_is_not_confirmed_and_named() -> None:
+    result = judge(
+        [*GOOD, replace(measured("ladder", 1), peaks=[], failed=["status -6"])], "", True
+    )
+    assert result.verdict == "not confirmed" and result.tau is not None
+    assert any("failed under ladder: status -6" in text for text in describe(result, "x"))
