@@ -26,10 +26,13 @@ from .policy import policy
 from .recording.command import record
 from .replay import replay
 from .tune import tune
+from .verify.command import verify
 from .workloads import workloads
 
 # In the order in which they are used: record, look, trust, ask, keep; and what the trust rests on.
-COMMANDS = (record, info, check, replay, tune, compare, convert, strip, workloads, prove, bench)
+COMMANDS = (
+    record, info, check, replay, tune, verify, compare, convert, strip, workloads, prove, bench,
+)  # fmt: skip
 
 OK, NO, BAD_INPUT, BUG, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 70, 130, 141
 

@@ -71,8 +71,8 @@ def page_of(report: dict[str, Any]) -> str:
 A first replay takes {first["cold"]:.1f} s while the kernel compiles, once per machine and
 version; after that {first["warm"]:.2f} s, beside {first["import"]:.2f} s of imports;
 `tightfit --help` takes {report["help_s"]:.2f} s. The hooks of a policy in a user's file that
-decides as PyTorch does take {report["hooks"]["ratio"]:.2f} times the time of PyTorch's own. The whole
-benchmark had a resident set of at most {report["peak_memory_bytes"] / MiB:,.0f} MiB.
+decides as PyTorch does take {report["hooks"]["ratio"]:.2f} times the time of PyTorch's own. The
+whole benchmark had a resident set of at most {report["peak_memory_bytes"] / MiB:,.0f} MiB.
 """
     )
     return "\n".join(parts)

@@ -7,6 +7,9 @@
 //   STANDIN_BACKED=1     lazily committed host memory behind the device's addresses
 //   STANDIN_NAME, STANDIN_CAPABILITY (e.g. 9.0), STANDIN_MULTIPROCESSORS, STANDIN_THREADS,
 //   STANDIN_BLOCKS, STANDIN_SHARED, STANDIN_CACHE, STANDIN_CODE   the kind of device, as in Kind
+//   STANDIN_FAULT        something that goes wrong: oom:N refuses the Nth request for memory, full:N
+//                        that and all later ones, dead:N kills the process at it, lie:BYTES lets
+//                        cudaMemGetInfo name so many bytes less than there are
 #include "books.h"
 
 #include <sys/mman.h>
@@ -36,6 +39,18 @@ size_t bytes_from(const char* name, size_t otherwise) {
     case 't': value *= TiB; break;
   }
   return size_t(value);
+}
+
+Fault fault_from(const char* text) {
+  const struct { const char* name; decltype(Fault::kind) kind; } kinds[] = {
+      {"oom:", Fault::kOom}, {"full:", Fault::kFull}, {"dead:", Fault::kDead}, {"lie:", Fault::kLie}};
+  Fault fault;
+  for (auto& k : kinds)
+    if (text && !strncmp(text, k.name, strlen(k.name))) {
+      fault.kind = k.kind;
+      fault.amount = strtoull(text + strlen(k.name), nullptr, 10);
+    }
+  return fault;
 }
 
 }  // namespace
@@ -95,6 +110,7 @@ World::World() {
   if ((text = getenv("STANDIN_NAME"))) snprintf(kind.name, sizeof kind.name, "%s", text);
   if ((text = getenv("STANDIN_CAPABILITY")))
     sscanf(text, "%d.%d", &kind.capability[0], &kind.capability[1]);
+  fault = fault_from(getenv("STANDIN_FAULT"));
   kind.multiprocessors = int(bytes_from("STANDIN_MULTIPROCESSORS", size_t(kind.multiprocessors)));
   kind.code = int(bytes_from("STANDIN_CODE", 0));
   kind.threads = int(bytes_from("STANDIN_THREADS", size_t(kind.threads)));
@@ -111,6 +127,10 @@ World::World() {
 
 bool World::take_physical(int d, size_t size) {
   Device& of = device[d];
+  requests++;
+  if (fault.kind == Fault::kDead && requests == fault.amount) abort();
+  if (fault.kind == Fault::kOom && requests == fault.amount) return false;
+  if (fault.kind == Fault::kFull && requests >= fault.amount) return false;
   if (of.used + of.other + size > of.total) return false;
   of.used += size;
   return true;

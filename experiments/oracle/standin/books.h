@@ -103,6 +103,12 @@ struct Kind {
   size_t shared = 228 * KiB, cache = 60 * MiB;             // shared memory of one, L2 of all
 };
 
+// What goes wrong, on purpose: at the how-manieth request for memory, or by how many bytes.
+struct Fault {
+  enum { kNone, kOom, kFull, kDead, kLie } kind = kNone;
+  size_t amount = 0;
+};
+
 struct World {
   std::mutex lock;
   int devices = 1;
@@ -121,6 +127,8 @@ struct World {
   unsigned long long next_capture = 1;
   int captures = 0;      // streams in a capture
   uint64_t waits = 0;    // calls that waited for an event
+  Fault fault;
+  size_t requests = 0;   // for memory, so far
   void (*on_read)(size_t) = nullptr;  // told of every copy from a device to the host
 
   World();

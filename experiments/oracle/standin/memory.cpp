@@ -80,6 +80,7 @@ EXPORT cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
   std::lock_guard<std::mutex> hold(w.lock);
   const Device& d = w.device[current_device];
   size_t taken = d.used + d.other;
+  if (w.fault.kind == Fault::kLie && d.used) taken += w.fault.amount;
   *total = d.total;
   *free = d.total > taken ? d.total - taken : 0;
   return cudaSuccess;

@@ -1,0 +1,33 @@
+"""Start a prepared run from a bare checkout: nothing is installed, the folder's name is free.
+
+    python3 experiments/gpu/run.py RUN -o OUT [--budget SECONDS] [--stand-in GPU]
+    python3 experiments/gpu/run.py verify TRACE... [--conf LINE]... -o OUT
+
+The repository's root is the package, whatever the folder is called here, so this file gives it its
+name before anything of it is imported. Needs torch, numba, numpy and scipy; README.md lists RUNs.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def give_name() -> None:
+    """Make the checkout importable as `tightfit`, unless it is installed from here already."""
+    spec = importlib.util.spec_from_file_location(
+        "tightfit", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
+    )
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["tightfit"] = module
+    spec.loader.exec_module(module)
+
+
+if __name__ == "__main__":
+    give_name()
+    raise SystemExit(importlib.import_module("tightfit.experiments.gpu.runs").main(sys.argv[1:]))

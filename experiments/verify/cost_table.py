@@ -1,0 +1,95 @@
+"""The cost table of sim/costs.py, from measured calls of a driver."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ...sim.costs import CALLS, WAIT
+from ...traces.errors import VerificationError
+from ...traces.units import MiB
+from ...traces.whole_file import replacing
+from .machine import Machine
+from .pieces import Clock, Pieces
+
+
+def measure_costs(machine: Machine, folder: Path, clock: Clock) -> dict[str, Any]:
+    """Have the driver's calls timed, once.
+
+    Raises:
+        VerificationError: they could not be.
+    """
+    pieces = Pieces(folder, machine.stand_in)
+    answer = pieces.get("", "costs")
+    if answer is not None and "error" not in answer:
+        return answer
+    pieces.path("", "costs").unlink(missing_ok=True)
+    task = {"mode": "costs", "answer": str(pieces.path("", "costs"))}
+    why = machine.carry_out([task], "", clock.left)
+    answer = pieces.get("", "costs") or {"error": why or "no answer"}
+    if "error" in answer:
+        raise VerificationError(f"verify: no costs were measured: {answer['error']}")
+    return answer
+
+
+def line_through(points: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """Fit microseconds per call and per MiB to (bytes, ns), neither below 0, by relative error.
+
+    A plain fit would leave a small call to the noise of a large one, so that each point counts by
+    the inverse of its own size.
+    """
+    best = (0.0, 0.0, float("inf"))
+    rows = [(size / MiB, ns / 1000) for size, ns in points]
+    weights = [1 / max(us, 1e-3) ** 2 for _, us in rows]
+    total = sum(weights)
+    mean_x = sum(w * x for w, (x, _) in zip(weights, rows, strict=True)) / total
+    mean_y = sum(w * y for w, (_, y) in zip(weights, rows, strict=True)) / total
+    spread = sum(w * (x - mean_x) ** 2 for w, (x, _) in zip(weights, rows, strict=True))
+    both = sum(w * (x - mean_x) * (y - mean_y) for w, (x, y) in zip(weights, rows, strict=True))
+    slope = both / spread if spread else 0.0
+    through_zero = sum(w * x * y for w, (x, y) in zip(weights, rows, strict=True)) / sum(
+        w * x * x for w, (x, _) in zip(weights, rows, strict=True)
+    )
+    for call, mib in ((mean_y - slope * mean_x, slope), (mean_y, 0.0), (0.0, through_zero)):
+        if call < 0 or mib < 0:
+            continue
+        error = sum(w * (call + mib * x - y) ** 2 for w, (x, y) in zip(weights, rows, strict=True))
+        if error < best[2]:
+            best = (call, mib, error)
+    return round(best[0], 3), round(best[1], 4)
+
+
+def cost_table(answer: dict[str, Any], date: str, stand_in: str) -> dict[str, dict[str, Any]]:
+    """Return the table that sim.costs.read_costs reads.
+
+    Args:
+        answer: the worker's.
+        date: when it was measured.
+        stand_in: the stand-in's profile; its times mean nothing and the table says so.
+    """
+    costs = answer["costs"]
+    where = f"{answer['gpu']}, driver {answer['driver'] or 'none'}, torch {answer['torch']}, {date}"
+    if stand_in:
+        where = f"STAND-IN, times mean nothing: {where}"
+    table: dict[str, dict[str, Any]] = {}
+    for call in CALLS:
+        call_us, mib_us = line_through(costs[call])
+        sizes = ", ".join(str(size // MiB) for size, _ in costs[call])
+        source = f"{where}; medians at {sizes} MiB, fitted by relative error"
+        table[call] = {"call_us": call_us, "mib_us": mib_us, "kind": "measured", "source": source}
+    idle = next((ns for size, ns in costs["cudaFree"] if size == 20 * MiB), 0)
+    waited = max(0, costs["free_behind_kernel"] - idle) / 1000
+    kernel = costs["kernel"] / 1000
+    table[WAIT] = {
+        "call_us": round(waited, 3), "mib_us": 0.0, "kind": "measured",
+        "source": f"{where}; cudaFree of 20 MiB behind a kernel of {kernel:.0f} us, less without",
+    }  # fmt: skip
+    return table
+
+
+def write_table(table: dict[str, dict[str, Any]], path: Path) -> None:
+    """Write a table of costs."""
+    with replacing(path) as out:
+        out.write((json.dumps(table, indent=2) + "\n").encode())

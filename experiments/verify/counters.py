@@ -1,0 +1,100 @@
+"""V2: every counter of `memory_stats`, and the memory that the device itself says is gone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ...traces.units import MiB
+from .prediction import Prediction
+
+# What a user buys memory by; the other counters say how it came about.
+BYTES = (
+    "reserved_bytes.all.peak", "allocated_bytes.all.peak", "active_bytes.all.peak",
+    "requested_bytes.all.peak",
+)  # fmt: skip
+UNPREDICTED = ("reserved_bytes_by_private_pools",)  # one counter for each pool; 2.15
+WITNESS_BYTES, WITNESS_SHARE = 32 * MiB, 0.01
+
+
+@dataclass(frozen=True)
+class Counters:
+    """The outcome of V2.
+
+    Attributes:
+        repeats: processes that were run.
+        compared: counters that both sides have.
+        unstable: counters that differ between repeats: name -> values.
+        wrong: counters that differ from the prediction: name -> (predicted, measured).
+        missing: counters of the real allocator that are not predicted.
+        measured: the counters of the first repeat.
+        taken: memory gone from the device at the peak and at the end; None = not looked at.
+        reserved: what the real allocator held then.
+        witness_agrees: the device agrees with the allocator's own counters.
+        oom_step: the step at which memory ran out; None = it never did.
+        predicted_oom_step: where it was to run out.
+    """
+
+    repeats: int
+    compared: int
+    unstable: dict[str, list[int]]
+    wrong: dict[str, tuple[int, int]]
+    missing: list[str]
+    measured: dict[str, int]
+    taken: tuple[int | None, int]
+    reserved: tuple[int, int]
+    witness_agrees: bool
+    oom_step: int | None
+    predicted_oom_step: int | None
+
+    @property
+    def bytes_agree(self) -> bool:
+        return (
+            not any(name in self.wrong or name in self.unstable for name in BYTES)
+            and self.oom_step == self.predicted_oom_step
+        )
+
+    @property
+    def is_exact(self) -> bool:
+        return self.bytes_agree and not self.wrong and not self.unstable and self.witness_agrees
+
+
+def compare_counters(prediction: Prediction, answers: Sequence[dict[str, Any]]) -> Counters:
+    """Hold the counters of fresh processes against each other and the prediction."""
+    first = answers[0]
+    measured: dict[str, int] = first["stats"]
+    predicted = prediction.run.stats
+    common = [name for name in measured if name in predicted]
+    unstable = {
+        name: values
+        for name in measured
+        if len(set(values := [a["stats"].get(name, -1) for a in answers])) > 1
+    }
+    oom = first["oom"]
+    stopped = prediction.run.n_ops < prediction.program.n_ops
+    at_end = measured["reserved_bytes.all.current"]
+    at_peak = measured["reserved_bytes.all.peak"]
+    taken = [
+        None if first[name] is None else first["free"] - first[name]
+        for name in ("free_at_witness", "free_at_end")
+    ]
+    agree = [
+        gone is None or abs(gone - held) <= max(WITNESS_BYTES, WITNESS_SHARE * held)
+        for gone, held in zip(taken, (at_peak, at_end), strict=True)
+    ]
+    return Counters(
+        repeats=len(answers),
+        compared=len(common),
+        unstable=unstable,
+        wrong={n: (predicted[n], measured[n]) for n in common if predicted[n] != measured[n]},
+        missing=[
+            name for name in measured if name not in predicted and not name.startswith(UNPREDICTED)
+        ],
+        measured={name: measured[name] for name in common},
+        taken=(taken[0], taken[1] or 0),
+        reserved=(at_peak, at_end),
+        witness_agrees=all(agree),
+        oom_step=None if oom is None else oom["step"],
+        predicted_oom_step=prediction.run.n_ops if stopped else None,
+    )

@@ -1,0 +1,100 @@
+"""Where the real allocator runs: this machine's own GPU, or a stand-in for one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ...traces.errors import VerificationError
+
+WORKER = Path(__file__).with_name("worker.py")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """How processes that use the device are started.
+
+    Attributes:
+        python: the interpreter.
+        stand_in: the profile's name; "" on a real GPU.
+        libraries: folder of the stand-in's libraries.
+        path: folders put before the interpreter's own.
+        extra: further variables.
+    """
+
+    python: str = sys.executable
+    stand_in: str = ""
+    libraries: Path | None = None
+    path: tuple[Path, ...] = ()
+    extra: dict[str, str] = field(default_factory=dict)
+
+    def environment(self, line: str) -> dict[str, str]:
+        """Return the variables of a process under a settings line."""
+        own = {k: v for k, v in os.environ.items() if k != "PYTORCH_ALLOC_CONF"}
+        own["PYTORCH_CUDA_ALLOC_CONF"] = line
+        own["PYTHONPATH"] = os.pathsep.join(
+            filter(None, [*map(str, self.path), own.get("PYTHONPATH", "")])
+        )
+        if self.stand_in:
+            own.pop("CUDA_VISIBLE_DEVICES", None)
+            own["PYTHONHASHSEED"] = "0"
+        return own | self.extra
+
+    def carry_out(self, tasks: Sequence[dict[str, Any]], line: str, seconds: float) -> str:
+        """Let the worker carry tasks out under a line; each leaves its own answer.
+
+        Args:
+            tasks: see worker.py.
+            line: the settings line.
+            seconds: after so many everything is stopped; tasks that are done stay done.
+
+        Returns:
+            Why not all of them were carried out; "" if they were.
+        """
+        if not tasks:
+            return ""
+        with tempfile.TemporaryDirectory(prefix="tightfit-verify-") as scratch:
+            path = Path(scratch) / "tasks.json"
+            libraries = str(self.libraries) if self.libraries else None
+            path.write_text(json.dumps({"libraries": libraries, "tasks": list(tasks)}))
+            try:
+                done = subprocess.run(
+                    [self.python, str(WORKER), str(path)], env=self.environment(line), text=True,
+                    capture_output=True, timeout=max(1.0, seconds), start_new_session=True,
+                )  # fmt: skip
+            except subprocess.TimeoutExpired:
+                return "the time was up"
+            except OSError as error:
+                raise VerificationError(f"verify: {self.python}: {error.strerror}") from error
+        said = [text for text in done.stderr.splitlines() if text.strip()]
+        return "" if done.returncode == 0 else (said or [f"status {done.returncode}"])[-1][:400]
+
+
+def find_machine(stand_in: str | None, torch: str | None = None) -> Machine:
+    """Return this machine's GPU, or the stand-in asked for.
+
+    Raises:
+        ConfigError: there is no such stand-in.
+        VerificationError: the CUDA build or the stand-in cannot be had.
+    """
+    if stand_in is None:
+        return Machine()
+    from ..recording.libraries import build_libraries
+    from ..recording.profiles import find_profile
+    from ..recording.whole_wheel import find_build
+
+    profile = find_profile(stand_in)
+    build = find_build(torch)
+    return Machine(
+        stand_in=stand_in,
+        libraries=build_libraries(build),
+        path=build.path,
+        extra=profile.environment(1),
+    )

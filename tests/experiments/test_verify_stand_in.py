@@ -1,0 +1,132 @@
+"""`tightfit verify` end to end: PyTorch's real allocator over the stand-in, whole and broken.
+
+Needs the whole wheel of a release, 0.5 GB, and runs only where it is in the cache already.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tightfit.experiments import cli
+from tightfit.experiments.recording.whole_wheel import NEWEST, find_build
+from tightfit.experiments.subject import find_release, load_subjects
+from tightfit.experiments.verify.check_trace import REPEATS, check_trace
+from tightfit.experiments.verify.lines import Line
+from tightfit.experiments.verify.machine import Machine, find_machine
+from tightfit.experiments.verify.verdict import LineResult
+from tightfit.traces.errors import TightfitError
+
+pytestmark = pytest.mark.slow
+
+DATA = Path(__file__).resolve().parents[2] / "traces" / "data"
+LINES = (
+    Line("default", ""),
+    Line("expandable", "expandable_segments:True"),
+    Line("asked", "max_split_size_mb:64,roundup_power2_divisions:4,large_segment_size_mb:32"),
+)
+EACH = [f"count{k}" for k in range(REPEATS)]
+
+
+@pytest.fixture(scope="module")
+def machine() -> Machine:
+    """A stand-in, if the whole CUDA build is in the cache."""
+    try:
+        find_build(NEWEST, download=False)
+    except TightfitError as error:
+        pytest.skip(f"{error}; 'tightfit record --stand-in' fetches it")
+    return find_machine("h100-80g", NEWEST)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "gpt_checkpoint.default", "cnn_resolutions.default",
+        "cuda_graphs.default", "streams.default", "side_streams.default", "oom.default",
+    ],
+)  # fmt: skip
+def test_the_real_allocator_does_what_is_predicted(
+    machine: Machine, tmp_path: Path, name: str
+) -> None:
+    sheet = check_trace(DATA / f"{name}.npz", LINES, machine, tmp_path)
+    assert {x.conf: (x.verdict, x.reasons) for x in sheet.lines} == {
+        x.conf: ("confirmed", []) for x in LINES
+    }
+    assert all(x.counters is not None and x.counters.compared > 120 for x in sheet.lines)
+    assert "stand-in" in sheet.headline
+
+
+def broken(machine: Machine, folder: Path, fault: str, *pieces: str) -> LineResult:
+    """Check a small trace while the stand-in goes wrong in some of the processes."""
+    faults = {piece: {"STANDIN_FAULT": fault} for piece in pieces}
+    trace = DATA / "devlog.default.npz"
+    (line,) = check_trace(trace, LINES[:1], machine, folder, faults=faults).lines
+    return line
+
+
+def test_memory_refused_once_moves_blocks_and_that_is_seen(
+    machine: Machine, tmp_path: Path
+) -> None:
+    line = broken(machine, tmp_path, "oom:9", "place")
+    assert line.verdict == "bytes only"
+    (reason,) = line.reasons
+    assert "real segment_free" in reason and "simulated segment_alloc" in reason
+
+
+def test_memory_refused_once_in_one_repeat_shows_in_the_counters(
+    machine: Machine, tmp_path: Path
+) -> None:
+    line = broken(machine, tmp_path, "oom:3", "count1")
+    assert line.verdict == "bytes only"
+    assert line.counters is not None and "num_alloc_retries" in line.counters.unstable
+
+
+def test_memory_that_runs_out_is_not_confirmed(machine: Machine, tmp_path: Path) -> None:
+    line = broken(machine, tmp_path, "full:3", *EACH)
+    assert line.verdict == "not confirmed"
+    assert line.counters is not None and line.counters.oom_step == 2
+
+
+def test_a_process_that_dies_is_not_confirmed(machine: Machine, tmp_path: Path) -> None:
+    line = broken(machine, tmp_path, "dead:4", "place")
+    assert line.verdict == "not confirmed"
+    assert line.died == {"V1": "the process died (wait status 6)"}
+
+
+def test_a_device_that_contradicts_the_allocator_is_not_confirmed(
+    machine: Machine, tmp_path: Path
+) -> None:
+    line = broken(machine, tmp_path, "lie:900000000", "count0")
+    assert line.verdict == "not confirmed"
+    assert any("the device says" in reason for reason in line.reasons)
+
+
+def test_a_budget_that_is_a_little_off_leaves_bytes_only(machine: Machine, tmp_path: Path) -> None:
+    whole = broken(machine, tmp_path / "whole", "", "count0")
+    assert whole.budget is not None and whole.budget.is_equal
+    line = broken(machine, tmp_path / "broken", "full:1", f"limit{whole.budget.predicted}")
+    assert line.verdict == "bytes only"
+    assert line.budget is not None and line.budget.measured != line.budget.predicted
+
+
+def test_a_line_that_pytorch_refuses_is_not_confirmed(machine: Machine, tmp_path: Path) -> None:
+    """The simulator follows the real parser, so its own refusal comes first."""
+    lines = [Line("asked", "max_split_size_mb:64,no_such_key:1")]
+    (line,) = check_trace(DATA / "devlog.default.npz", lines, machine, tmp_path).lines
+    assert line.verdict == "not confirmed" and "no_such_key" in line.refused
+
+
+def test_the_command_writes_sheets_and_recordings_that_check_reads(
+    machine: Machine, tmp_path: Path, capsys: Any
+) -> None:
+    words = ["verify", str(DATA / "devlog.default.npz"), "--stand-in", "h100-80g", "-o",
+             str(tmp_path), "--conf", "", "--json"]  # fmt: skip
+    assert cli.main(words) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["verdict"] == "confirmed" and "stand-in" in document["headline"]
+    assert (tmp_path / "devlog.default.sheet.md").is_file()
+    (recorded,) = (tmp_path / "pieces").glob("*.place.npz")
+    assert find_release(load_subjects(recorded), None).exactness[0].is_exact

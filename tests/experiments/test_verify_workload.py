@@ -1,0 +1,101 @@
+"""V3: order of runs, choice of lines, step times, intervals and the verdict."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tightfit.experiments.verify.workload import (
+    LADDER,
+    Measured,
+    abba,
+    choose,
+    judge,
+    ratio_interval,
+    step_time,
+)
+from tightfit.experiments.verify.workload_sheet import describe
+from tightfit.sim.release import release
+from tightfit.sim.settings_line import parse_settings
+from tightfit.traces.units import GiB, MiB
+
+
+def measured(role: str, predicted: int, peak: int | None = None, ns: float = 100.0) -> Measured:
+    """A line whose peak is the predicted one unless another is given."""
+    return Measured(role, role, predicted, [peak or predicted] * 5, [ns] * 5, 0, [])
+
+
+GOOD = [measured("default", 10 * GiB), measured("winner", 8 * GiB),
+        measured("runner-up", 9 * GiB), measured("worst", 12 * GiB)]  # fmt: skip
+
+
+def with_winner(**changes: object) -> list[Measured]:
+    return [GOOD[0], replace(GOOD[1], **changes), *GOOD[2:]]
+
+
+def test_lines_go_there_and_back() -> None:
+    assert abba(["A", "B", "C"], 3) == ["A", "B", "C", "C", "B", "A", "A", "B", "C"]
+
+
+def test_the_best_the_next_and_the_worst_are_chosen_and_differ() -> None:
+    peaks = {"": 10, "a": 7, "bb": 7, "c": 8, "d": 15, "e": 9}
+    roles = choose(peaks)
+    assert list(roles)[:4] == ["", "a", "c", "d"]
+    assert [roles[x] for x in ("bb", "e")] == ["ladder", "ladder"]
+    assert len(choose({"": 1, "a": 1})) == 2
+
+
+def test_ten_lines_and_more_are_accepted_by_old_and_new_releases() -> None:
+    for name in ("2.11", "2.15"):
+        assert len([parse_settings(line, release(name)) for line in LADDER]) >= 10
+
+
+def test_a_step_is_the_time_between_optimizer_steps_once_it_is_warm() -> None:
+    answer = {"begun": 0, "ended": 999, "steps": [0, 500, 900, 1000, 1100, 1200]}
+    assert step_time(answer) == 100
+    assert step_time({**answer, "steps": []}) == 999
+
+
+def test_intervals_hold_the_ratio_and_are_the_same_every_time() -> None:
+    fast, slow = [100.0, 101, 99, 100, 102], [120.0, 121, 119, 118, 122]
+    middle, low, high = ratio_interval(slow, fast)
+    assert low is not None and high is not None
+    assert 1.1 < low <= middle <= high < 1.3
+    assert ratio_interval(slow, fast) == (middle, low, high)
+    assert ratio_interval([1.0], [2.0]) == (0.5, None, None)
+
+
+def test_bytes_and_time_as_predicted_are_confirmed() -> None:
+    result = judge(GOOD, "", True)
+    assert result.verdict == "confirmed" and result.tau == pytest.approx(1)
+
+
+def test_a_slower_winner_leaves_bytes_only_but_on_a_stand_in_times_decide_nothing() -> None:
+    slow = with_winner(step_ns=[150.0] * 5)
+    assert judge(slow, "", True).verdict == "bytes only"
+    assert judge(slow, "h100-80g", True).verdict == "confirmed"
+    assert "times mean nothing" in describe(judge(slow, "h100-80g", True), "x")[0]
+
+
+def test_a_peak_or_a_saving_that_is_not_there_is_not_confirmed() -> None:
+    off = 8 * GiB + 200 * MiB
+    assert judge(with_winner(peaks=[off] * 5), "", True).verdict == "not confirmed"
+    assert judge(with_winner(peaks=[10 * GiB] * 5), "", True).verdict == "not confirmed"
+
+
+def test_a_wrong_order_of_lines_leaves_bytes_only() -> None:
+    rest = [replace(measured("ladder", p * GiB, (30 - p) * GiB), conf=f"l{p}") for p in (3, 4, 5)]
+    assert judge([*GOOD, *rest], "", True).verdict == "bytes only"
+
+
+def test_what_was_stopped_has_no_verdict() -> None:
+    assert judge(GOOD, "", False).verdict == "unfinished"
+
+
+def test_a_line_under_which_the_program_failed_is_not_confirmed_and_named() -> None:
+    result = judge(
+        [*GOOD, replace(measured("ladder", 1), peaks=[], failed=["status -6"])], "", True
+    )
+    assert result.verdict == "not confirmed" and result.tau is not None
+    assert any("failed under ladder: status -6" in text for text in describe(result, "x"))
