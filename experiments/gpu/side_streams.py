@@ -6,6 +6,9 @@ costs 22. Recorded as traces/data/side_streams.default.npz:
     tightfit record --stand-in h100-80g -o side_streams.default.npz -- python side_streams.py
 """
 
+# Torch may be absent where types are checked.
+# pyright: reportMissingImports=false
+
 
 def main() -> None:
     import torch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -104,7 +105,7 @@ class Prediction:
     def completes_within(self, limit: int) -> bool:
         return self.run_within(limit).n_ops == self.program.n_ops
 
-    def _replay(self, packed: Packed, limit: int | None = None, **options: bool) -> Run:
+    def _replay(self, packed: Packed, limit: int | None = None, **options: Any) -> Run:
         settings = parse_settings(self.line, self.rules)
         fraction = None if limit is None else limit / self.device.total_bytes
         return replay_native(

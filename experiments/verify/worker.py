@@ -16,6 +16,9 @@ file to write), `limit` (bytes the process may reserve; 0 = no limit), `witness`
 free memory is looked at once more; -1 = none), `environment` (variables of this process alone).
 """
 
+# Torch may be absent where types are checked.
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 import json

@@ -10,6 +10,9 @@ Environment:
     TIGHTFIT_WORKLOAD_LIBRARIES  folder of a stand-in's libraries, loaded before torch
 """
 
+# Torch may be absent where types are checked.
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 import atexit
