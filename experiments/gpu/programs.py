@@ -3,6 +3,9 @@
 python programs.py gpt_varlen|decoding|cnn
 """
 
+# Torch may be absent where types are checked.
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 import random

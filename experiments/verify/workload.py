@@ -233,7 +233,8 @@ def judge(lines: list[Measured], stand_in: str, finished: bool) -> WorkloadResul
     tau = None
     known = [x for x in done if x.peaks]
     if len({x.predicted for x in known}) > 2:
-        tau = float(kendalltau([x.predicted for x in known], [x.peak for x in known])[0])
+        result: Any = kendalltau([x.predicted for x in known], [x.peak for x in known])
+        tau = float(result.statistic)
     return WorkloadResult(done, tau, SEED, stand_in, finished)
 
 
