@@ -137,7 +137,13 @@ def test_ctrl_c_ends_the_program_and_keeps_its_recording(here: Path) -> None:
         here, "import time", "torch.use_cuda()", "open('ready', 'w').write('1')", "time.sleep(60)"
     )
     words = [sys.executable, "-m", "tightfit", "record", "-o", "x.npz", "--", sys.executable]
-    with subprocess.Popen([*words, script], start_new_session=True, stderr=subprocess.PIPE) as p:
+    # What a shell starts in the background ignores Ctrl-C, and so would what it starts in turn.
+    with subprocess.Popen(
+        [*words, script],
+        start_new_session=True,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as p:
         _wait_for(here / "ready")
         os.killpg(p.pid, signal.SIGINT)
         p.communicate(timeout=60)
