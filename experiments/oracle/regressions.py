@@ -1,4 +1,8 @@
-"""What the fuzzer found, shrunk and kept: each case was answered wrongly once, or nearly was."""
+"""Cases kept for good: what random programs found out, and its nearest neighbours.
+
+All are about conditions that change within a program, or about a rule that no text states; the
+real allocator's answers to them stand in tests/golden.
+"""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def frames(function: str, line: int) -> list[dict[str, Any]]:
     """A stack as PyTorch records it: library frames innermost."""
     return [
         {"filename": "??", "line": 0, "name": "c10::alloc()"},
-        {"filename": "/opt/py/site-packages/torch/nn/linear.py", "line": 1, "name": "forward"},
+        {"filename": "/usr/lib/site-packages/torch/nn/linear.py", "line": 1, "name": "forward"},
         {"filename": "/home/me/project/train.py", "line": line, "name": function},
         {"filename": "/home/me/project/main.py", "line": 3, "name": "main"},
     ]

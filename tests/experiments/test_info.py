@@ -137,7 +137,7 @@ def test_the_release_is_read_off_the_keys(tmp_path: Path) -> None:
 
 
 def test_the_owner_is_the_users_own_code() -> None:
-    library = ("/opt/site-packages/torch/nn/functional.py", 7, "softmax")
+    library = ("/usr/lib/site-packages/torch/nn/functional.py", 7, "softmax")
     own = ("C:\\Users\\me\\project\\model.py", 39, "forward")
     assert user_frame([("??", 0, "malloc"), library, own]) == "project/model.py:39 forward"
     assert user_frame([("??", 0, "malloc"), library]) == "nn/functional.py:7 softmax"
