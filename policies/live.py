@@ -34,10 +34,11 @@ from ..sim.live_state import (
 )
 from ..sim.param import parse_params
 from ..traces.errors import ConfigError
-from .catalogue import POLICIES, PRESETS
-from .live_device import Live, Setting, calls_of, checked_live, keep_for_ever, the_root
+from .catalogue import NATIVE, PRESETS
+from .live_device import Live, Setting, calls_of, keep_for_ever, the_root
 from .live_region import CudaRegion, address_of_function
 from .named import find_policy
+from .runs_live import checked_live
 from .user_file import is_user_file, split_words
 
 SHARE = 0.95  # of what the device has free at the first request, where no capacity is said
@@ -64,8 +65,12 @@ def setting_of(text: str, capacity_bytes: int | None = None) -> Setting:
         if text in PRESETS:
             text, preset = PRESETS[text]
             params = ",".join(filter(None, (preset, params)))
-        elif text not in POLICIES and text == "pytorch":
-            raise ConfigError("live: pytorch is what runs without this command")
+        elif text in NATIVE:
+            line = NATIVE[text] or "..."
+            raise ConfigError(
+                f"live: {text} is PyTorch's own allocator; start the program without tightfit, "
+                f"with PYTORCH_CUDA_ALLOC_CONF={line}"
+            )
     policy = checked_live(find_policy(text)[1])
     return Setting(policy, parse_params(policy.params, params, policy.name), capacity_bytes)
 

@@ -17,11 +17,13 @@ from ..sim.mechanism_replay import EMPTY_CACHE, lanes_of
 from ..sim.memory import i8_at
 from ..sim.packing import Packed, pack
 from ..traces.jit import kernel
+from ..traces.program import Op
 from ..traces.random_programs import random_program
 from ..traces.units import MiB
 from .conformance import Broken, Claim, Trial, without_waiting, words_of
-from .live_device import CalledLive, Setting, checked_live
+from .live_device import CalledLive, Setting
 from .playing import play_policy
+from .runs_live import checked_live
 
 THREADS = 4
 HELD = 48  # blocks that a thread holds at the most
@@ -144,13 +146,12 @@ def difference(packed: Packed, setting: Setting) -> str:
         stop_at_oom=False, addresses=True,
     )  # fmt: skip
     out, stats = driven(packed, setting)
-    took = np.flatnonzero(program.op == 0)
-    wrong = np.flatnonzero(run.addr[program.arg[took]].astype(np.int64) != out[took])
-    if len(wrong):
-        k = int(program.arg[took[wrong[0]]])
+    took = np.flatnonzero(program.op == Op.MALLOC)
+    found, want = out[packed.prefix + took], run.addr[program.arg[took]].astype(np.int64)
+    for k in np.flatnonzero(found != want)[:1]:
         return (
-            f"allocation {k} lies at {int(out[took[wrong[0]]]):#x}, simulated at "
-            f"{int(run.addr[k]):#x}; {len(wrong):,} of {len(took):,} differ"
+            f"allocation {program.arg[took[k]]} lies at {found[k]:#x}, simulated at {want[k]:#x}; "
+            f"{(found != want).sum():,} of {len(took):,} differ"
         )
     for name in _COMPARED:
         if run.stats[name] != stats[name]:

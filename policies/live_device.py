@@ -1,4 +1,4 @@
-"""A device's memory under a live policy, the process's C functions, and which policies can run.
+"""A device's memory under a live policy, and the C functions that the process has for all of them.
 
 The policy is the compiled one that is simulated, and every address it gives out is the simulated
 one, moved by a constant. A policy that keeps streams apart has a lane for each; under any other a
@@ -53,10 +53,9 @@ from ..sim.live_state import (
 from ..sim.mechanism import Mechanism
 from ..sim.mechanism_replay import open_ground, stats_of
 from ..sim.state import PEAK_ACTIVE, PEAK_ALLOCATED, PEAK_REQUESTED, PEAK_RESERVED
-from ..traces.errors import ConfigError, PolicyError
-from .catalogue import MECHANISMS
+from ..traces.errors import ConfigError
 from .live_region import Region, StandInRegion, address_of_function
-from .playing import AnyPolicy
+from .runs_live import checked_live
 
 MOST_LANES = 256  # streams of a device under a policy that keeps them apart
 COUNTERS = {
@@ -71,38 +70,6 @@ COUNTERS = {
     "refused_pools": POOLS,
 }
 _WAKE = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64)
-
-
-def live_fault(policy: AnyPolicy) -> str:
-    """Why a policy cannot run live, as a sentence; "" if it can."""
-    if not isinstance(policy, Mechanism):
-        return (
-            f"{policy.name} changes decisions of PyTorch's own allocator, which runs inside "
-            "PyTorch only; expected a policy with an allocator of its own"
-        )
-    if policy.foresight is not None:
-        told = policy.honours.knows or "what an earlier part of the recording showed"
-        return f"{policy.name} is told {told}; a running program has nobody to tell it"
-    if policy.honours.simulated:
-        return f"{policy.name} can be simulated only: {policy.honours.simulated}"
-    return ""
-
-
-def live_names() -> list[str]:
-    """Policies of the catalogue that can run live."""
-    return [name for name, policy in MECHANISMS.items() if not live_fault(policy)]
-
-
-def checked_live(policy: AnyPolicy) -> Mechanism:
-    """Return a policy that can run live.
-
-    Raises:
-        PolicyError: it cannot; the message says why, and which can.
-    """
-    fault = live_fault(policy)
-    if fault or not isinstance(policy, Mechanism):
-        raise PolicyError(f"live: {fault}. Live run: {', '.join(live_names())}, or a file's")
-    return policy
 
 
 class _Root:
@@ -144,17 +111,9 @@ _root: _Root | None = None
 
 
 def the_root() -> _Root:
-    """The process's root, made at the first call; compiles or loads the C functions.
-
-    Raises:
-        ConfigError: there is no compiled code in this process.
-    """
+    """The process's root, made at the first call; compiles or loads the C functions."""
     global _root
     if _root is None:
-        from ..traces.jit import JIT
-
-        if not JIT:
-            raise ConfigError("live: policies run as compiled code; unset NUMBA_DISABLE_JIT")
         _root = _Root()
     return _root
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from ..traces.jit import JIT, c_function, helper, inline
+from ..traces.jit import c_function, helper, inline
 from .apart import invokers
 from .device import FIRST_ADDRESS
 from .ground import USED, ground_at
@@ -270,8 +270,6 @@ _loaded: dict[str, Any] = {}
 
 def c_functions() -> dict[str, Any]:
     """The C functions by name, each with its `address`; publish_root() comes first."""
-    if not JIT:
-        raise RuntimeError("live policies need compiled code: unset NUMBA_DISABLE_JIT")
     if not _loaded:
         for function, returns, takes in (
             (alloc, "i8", ("i8", "i4", "i8")),

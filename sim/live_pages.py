@@ -134,7 +134,7 @@ def sweep(p, m):
     p.word[SWEEP] += 1
     number = p.word[SWEEP]
     for b in range(1, m.g[HIGHEST_ID] + 1):
-        if m.state[b] != DEAD and m.size[b] > 0:
+        if m.state[b] != DEAD and m.addr[b] >= FIRST_ADDRESS:
             for k in range(first_page(m, b), min(end_page(m, b), p.word[HIGH_PAGE])):
                 p.kept[k] = number
     high = p.word[HIGH_PAGE]
