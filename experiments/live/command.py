@@ -28,7 +28,6 @@ class Served:
         capacity_bytes: what the policy was allowed to hold.
         statistics: as policies.live_device.Live.stats.
         driver: calls of the driver and their bytes, as the simulator counts them.
-        driver_seconds: what these take by the table of costs; simulated.
     """
 
     process: int
@@ -37,7 +36,6 @@ class Served:
     capacity_bytes: int | None
     statistics: dict[str, int]
     driver: dict[str, int]
-    driver_seconds: float
 
 
 def live(
@@ -224,19 +222,13 @@ def _check_interpreter(python: str, variables: dict[str, str]) -> None:
 def _read(told: list[Path]) -> tuple[list[Served], list[str]]:
     import json
 
-    from ...sim.costs import driver_seconds
-
     served, failures = [], []
     for number, path in enumerate(told):
         facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         process = number if facts["rank"] is None else facts["rank"]
         failures += facts["failures"]
         for device, found in facts["devices"].items():
-            served.append(
-                Served(
-                    process, int(device), **found, driver_seconds=driver_seconds(found["driver"])
-                )
-            )
+            served.append(Served(process, int(device), **found))
     return served, failures
 
 
