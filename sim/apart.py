@@ -48,6 +48,7 @@ if JIT and not TYPE_CHECKING:
     from numba import types
     from numba.extending import intrinsic
 
+    from .assumed import nothing
     from .view import view_at
 
     def _invoker(n: int) -> Any:
@@ -107,12 +108,13 @@ if JIT and not TYPE_CHECKING:
         namespace: dict[str, Any] = {
             "body": inline(function),
             "view_at": view_at,
+            "nothing": nothing,
             "as_word": as_word,
             "__name__": function.__module__,
         }
         text = (
             f"def {name}({', '.join(['a', 'p', *rest])}):\n"
-            f"    return as_word(body({', '.join(['view_at(a, p)', *rest])}))\n"
+            f"    return as_word(body({', '.join(['view_at(a, p, nothing())', *rest])}))\n"
         )
         # Numba keeps machine code beside a file name, so the wrapper names the function's own file.
         exec(compile(text, inspect.getfile(function), "exec"), namespace)

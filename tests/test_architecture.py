@@ -20,6 +20,7 @@ HOMES = {
         "sim/memory.py": "teaches the compiler raw pointers",
         "sim/policy.py": "teaches the compiler what a policy is",
         "sim/apart.py": "teaches the compiler calls through a table of addresses",
+        "sim/assumed.py": "teaches the compiler what an assumption is",
     },
     "llvmlite": {
         "traces/jit.py": "its version is part of the cache key",
