@@ -90,11 +90,17 @@ def record(
         typer.Option(
             "--fake",
             metavar="GPU",
-            help="Without a GPU and without a CUDA build: record fake tensors, as on this GPU. "
-            "Scratch that kernels take is not in it.",
+            help="Without a GPU and without a CUDA build: record fake tensors, as on this GPU.",
             show_default=False,
         ),
     ] = None,
+    scratch: Annotated[
+        bool,
+        typer.Option(
+            "--scratch/--no-scratch",
+            help="With --fake: add the scratch that kernels take, each kind named.",
+        ),
+    ] = True,
     ranks: Annotated[
         int,
         typer.Option(
@@ -139,6 +145,8 @@ def record(
         raise ConfigError("the program is missing: tightfit record -- python train.py")
     if stacks not in ("python", "all", "none"):
         raise ConfigError(f"--stacks: found {stacks!r}, expected python, all or none")
+    if not scratch and fake is None:
+        raise ConfigError("--no-scratch is for --fake; elsewhere PyTorch itself asks for scratch")
     if fake is not None and (stand_in is not None or ranks):
         raise ConfigError("--fake records one process; give it without --stand-in and --ranks")
     if torch is not None and stand_in is None:
@@ -158,6 +166,7 @@ def record(
         entries,
         quiet=as_json,
         fake=fake,
+        scratch=scratch,
     )
     _report(done, code, as_json)
     if not done:
@@ -178,6 +187,7 @@ def record_program(
     quiet: bool = False,
     script: Path | None = None,
     fake: str | None = None,
+    scratch: bool = True,
 ) -> tuple[list[Recorded], int]:
     """Run a program and write what its processes allocated.
 
@@ -186,6 +196,7 @@ def record_program(
         quiet: whether the program's output goes to standard error.
         script: the program's file, where the command does not name it.
         fake: device to pretend with fake tensors.
+        scratch: whether scratch that kernels take is added then.
 
     Returns:
         The files, and the program's exit status.
@@ -205,8 +216,8 @@ def record_program(
     python = find_python(command)
     mode = "stand-in" if stand_in else "fake" if fake else "gpu"
     origin = origin_of(mode, stand_in or fake or "", [str(script)] if script else command)
-    with tempfile.TemporaryDirectory(prefix="tightfit-record-") as scratch:
-        plan = Plan(command, Path(scratch), conf, stacks, entries, ranks, quiet=quiet)
+    with tempfile.TemporaryDirectory(prefix="tightfit-record-") as folder:
+        plan = Plan(command, Path(folder), conf, stacks, entries, ranks, quiet=quiet)
         if stand_in is not None:
             from dataclasses import replace
 
@@ -232,7 +243,7 @@ def record_program(
             from .profiles import find_profile
 
             shape = find_profile(fake).pretended
-            plan = replace(plan, fake=build_shim(python), device=shape)
+            plan = replace(plan, fake=build_shim(python), device=shape, scratch=scratch)
         announce_compiling(READER_SECONDS)
         files = _Files(out, origin)
         code = run(plan, python, files.add)
