@@ -25,7 +25,7 @@ from .counters import compare_counters
 from .lines import Line, sha256_of
 from .machine import Machine
 from .pieces import Clock, Pieces
-from .placement import compare_placement
+from .placement import compare_placement, told_run
 from .prediction import Prediction
 from .replayable import replayable, write_steps
 from .sheet import Sheet
@@ -143,13 +143,12 @@ class _Check:
         peak = prediction.run.stats["reserved_bytes.all.peak"]
         tries: dict[int, dict[str, Any]] = {}
         first = next_limits(prediction.smallest_limit, peak, {})
+        told = prediction.needs_addresses
         self.ask(
-            [("accept", {"mode": "probe"})]
-            + [("place", {"mode": "place", "snapshot": str(self.snapshot)})]
-            + [(f"count{k}", {"mode": "count", "witness": prediction.peak_op})
-               for k in range(REPEATS)]
-            + [(f"limit{limit}", {"mode": "count", "limit": limit}) for limit in first if limit > 0]
-        )  # fmt: skip
+            [("accept", {"mode": "probe"}), self.play("place", True)]
+            + [self.play(f"count{k}", told, witness=prediction.peak_op) for k in range(REPEATS)]
+            + [self.play(f"limit{limit}", told, limit=limit) for limit in first if limit > 0]
+        )
         accepted = self.pieces.get(conf, "accept")
         if accepted is not None and "error" in accepted:
             return LineResult(self.line.role, conf, refused=f"by PyTorch: {accepted['error']}")
@@ -166,39 +165,49 @@ class _Check:
             else:
                 done = {limit: a["oom"] is None for limit, a in tries.items()}
                 limits = next_limits(prediction.smallest_limit, peak, done)
-                self.ask([(f"limit{x}", {"mode": "count", "limit": x}) for x in limits])
+                self.ask([self.play(f"limit{x}", told, limit=x) for x in limits])
                 continue
             break
         known = [answer for answer in counted if answer is not None]
+        runs = limited = None
+        if told:
+            runs = [told_run(prediction, answer, self.recording(f"count{k}", answer))
+                    for k, answer in enumerate(counted) if answer is not None]  # fmt: skip
+            limited = {limit: told_run(prediction, a, self.recording(f"limit{limit}", a), limit)
+                       for limit, a in tries.items()}  # fmt: skip
         return LineResult(
             self.line.role,
             conf,
-            placement=compare_placement(prediction, placed, self.recording(placed))
+            placement=compare_placement(prediction, placed, self.recording("place", placed))
             if placed
             else None,
-            counters=compare_counters(prediction, known) if len(known) == REPEATS else None,
-            budget=compare_budget(prediction, tries) if not limits else None,
+            counters=compare_counters(prediction, known, runs) if len(known) == REPEATS else None,
+            budget=compare_budget(prediction, tries, limited) if not limits else None,
             died=died,
             predicted_peak_bytes=peak,
         )
 
-    @property
-    def snapshot(self) -> Path:
-        return self.pieces.path(self.line.conf, "place", ".pickle")
+    def play(self, piece: str, history: bool, **more: int) -> tuple[str, dict[str, Any]]:
+        """Return a piece and the worker's task for it, with history on if addresses are wanted."""
+        if not history:
+            return piece, {"mode": "count", **more}
+        snapshot = self.pieces.path(self.line.conf, piece, ".pickle")
+        return piece, {"mode": "place", "snapshot": str(snapshot), **more}
 
-    def recording(self, placed: dict[str, Any]) -> Recording:
-        """Return what V1 recorded; it is kept in our own format, a tenth of the size."""
-        path = self.pieces.path(self.line.conf, "place", ".npz")
+    def recording(self, piece: str, answer: dict[str, Any]) -> Recording:
+        """Return what a process recorded; it is kept in our own format, a tenth of the size."""
+        path = self.pieces.path(self.line.conf, piece, ".npz")
+        dumped = self.pieces.path(self.line.conf, piece, ".pickle")
         if not path.is_file():
-            recording = read_snapshot(self.snapshot.read_bytes(), path.name)
+            recording = read_snapshot(dumped.read_bytes(), path.name)
             mode = "stand-in" if self.machine.stand_in else "gpu"
             origin = origin_of(mode, self.machine.stand_in, ["tightfit verify"])
-            gpu = {"name": placed["gpu"], "total_bytes": placed["total"], "stats": placed["stats"]}
-            told = {name: placed[name] for name in ("torch", "cuda")}
+            gpu = {"name": answer["gpu"], "total_bytes": answer["total"], "stats": answer["stats"]}
+            told = {name: answer[name] for name in ("torch", "cuda")}
             told |= {"conf": self.line.conf, "devices": {"0": gpu}, "reason": "asked"}
             put_origin(recording, origin, told)
             save(recording, path)
-        self.snapshot.unlink(missing_ok=True)
+        dumped.unlink(missing_ok=True)
         return load(path)
 
     def good(self, piece: str, stage: str, died: dict[str, str]) -> dict[str, Any] | None:

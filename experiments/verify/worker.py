@@ -140,7 +140,7 @@ def play(torch: Any, task: dict[str, Any]) -> dict[str, Any]:
     live: dict[int, int] = {}
     returns: list[list[int]] = []
     oom = None
-    witness = None
+    witness = held = None
     at_witness = task.get("witness", -1)
     columns = zip(
         *(steps[name].tolist() for name in ("code", "slot", "size", "stream", "pool")), strict=True
@@ -175,12 +175,14 @@ def play(torch: Any, task: dict[str, Any]) -> dict[str, Any]:
             returns.append([step, before, stats(device)["num_device_free"]])
         if step == at_witness:
             witness = torch.cuda.mem_get_info()[0]
+            held = stats(device)["reserved_bytes"]["all"]["current"]
     answer = {
         "streams": streams,
         "pools": pools.ids,
         "oom": oom,
         "returns": returns,
         "free_at_witness": witness,
+        "reserved_at_witness": held,
         "free_at_end": torch.cuda.mem_get_info()[0],
         "stats": {k: v for k, v in torch.cuda.memory_stats(device).items() if isinstance(v, int)},
     }

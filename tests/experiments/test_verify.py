@@ -23,9 +23,9 @@ from tightfit.experiments.verify.cost_table import cost_table, line_through, wri
 from tightfit.experiments.verify.counters import compare_counters
 from tightfit.experiments.verify.lines import Line, read_plan
 from tightfit.experiments.verify.machine import Machine
-from tightfit.experiments.verify.placement import compare_placement, free_ranges
+from tightfit.experiments.verify.placement import compare_placement, free_ranges, told_run
 from tightfit.experiments.verify.places import table
-from tightfit.experiments.verify.prediction import STEP, Prediction
+from tightfit.experiments.verify.prediction import STEP, Driver, Prediction
 from tightfit.experiments.verify.replayable import replayable, write_steps
 from tightfit.experiments.verify.sheet import Sheet, write_sheet
 from tightfit.experiments.verify.verdict import LineResult, overall
@@ -33,6 +33,7 @@ from tightfit.sim.costs import read_costs
 from tightfit.sim.device import Device
 from tightfit.sim.export import snapshot_of
 from tightfit.sim.release import release
+from tightfit.sim.run import Run
 from tightfit.traces.errors import ConfigError
 from tightfit.traces.event import Action
 from tightfit.traces.program import Op
@@ -62,18 +63,21 @@ def answer_to(prediction: Prediction, **changes: int) -> dict[str, Any]:
     return {
         **FACTS, "stats": stats, "oom": None, "free_at_end": FACTS["free"] - held,
         "free_at_witness": FACTS["free"] - stats["reserved_bytes.all.peak"], "returns": [],
+        "reserved_at_witness": stats["reserved_bytes.all.peak"],
         "streams": prediction.program.streams.tolist(), "pools": prediction.program.pools,
     }  # fmt: skip
 
 
-def recording_of(prediction: Prediction, line: str | None = None) -> Any:
+def recording_of(prediction: Prediction, line: str | None = None, run: Run | None = None) -> Any:
     """The snapshot that a real allocator would have dumped."""
     import pickle
 
     from tightfit.traces.snapshot import read_snapshot
 
     other = replace(prediction, line=prediction.line if line is None else line)
-    dumped = snapshot_of(other.program, other.run, conf=other.line, release="2.15")
+    dumped = snapshot_of(
+        other.program, run or other.run, conf=other.line, release=prediction.rules.name
+    )
     return read_snapshot(pickle.dumps(dumped, protocol=4), "dumped")
 
 
@@ -95,7 +99,7 @@ def result(prediction: Prediction, **parts: Any) -> LineResult:
 def test_what_does_as_predicted_is_confirmed(prediction: Prediction) -> None:
     whole = result(prediction)
     assert whole.verdict == "confirmed" and whole.reasons == []
-    assert whole.placement is not None and whole.placement.is_exact_with_driver
+    assert whole.placement is not None and whole.placement.exact_when_told
     assert whole.placement.events > 3000
 
 
@@ -149,6 +153,41 @@ def test_a_missing_stage_is_no_verdict(prediction: Prediction) -> None:
     assert missing.verdict == "unfinished"
     assert overall([result(prediction), missing]) == "unfinished"
     assert overall([result(prediction)]) == "confirmed"
+
+
+def test_where_the_lowest_address_is_taken_the_driver_s_addresses_are_told() -> None:
+    (subject,) = load_subjects(DATA / "mlp_train.npz")
+    program = replayable(subject.program).program
+    old = Prediction(program, "", release("2.11"), Device(80 * GiB, GiB))
+    calls = old.run.events[old.run.events["action"] == Action.SEGMENT_ALLOC]
+    falling = (1 << 45) - (np.arange(len(calls), dtype=np.uint64) << 34)  # as some drivers do
+    real = old.run_with(Driver(calls["op"], calls["action"], falling, calls["size"]))
+    assert real.stats != old.run.stats
+    answer = {**answer_to(old), "stats": real.stats}
+    recording = recording_of(old, run=real)
+    placement = compare_placement(old, answer, recording)
+    assert placement.is_exact and placement.exact_when_told and placement.by_address
+    assert placement.unaided_exact < placement.events_exact == placement.events
+    runs = [told_run(old, answer, recording)] * 2
+    assert compare_counters(old, [answer] * 2, runs).is_exact
+    assert not compare_counters(old, [answer] * 2).is_exact
+    newer = replace(old, rules=release("2.15"))
+    assert not compare_placement(newer, answer, recording).is_exact
+
+
+def test_where_addresses_decide_each_limit_is_held_to_the_run_that_knew_them() -> None:
+    old = Prediction(replayable(load_subjects(DATA / "streams.default.npz")[0].program).program,
+                     "", release("2.11"), Device(80 * GiB, GiB))  # fmt: skip
+    limit = old.smallest_limit
+    assert limit is not None
+    fits, fails = old.run_within(limit + STEP), old.run_within(limit - STEP)
+    answers = {
+        limit + STEP: {"oom": None, "stats": fits.stats}, limit: {"oom": {"step": 1}, "stats": {}},
+    }  # fmt: skip
+    as_told = compare_budget(old, answers, {limit + STEP: fits, limit: fails})
+    assert as_told.is_equal and as_told.predicted != as_told.measured and not as_told.wrong
+    assert not compare_budget(old, answers, {limit + STEP: fits, limit: fits}).is_equal
+    assert not compare_budget(old, answers).is_equal
 
 
 @pytest.mark.parametrize("real", [STEP, 11 * STEP, 37 * STEP, 38 * STEP, 60 * STEP, 300 * STEP])
