@@ -46,6 +46,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("-o", "--out", type=Path, required=True)
     parser.add_argument("--budget", type=float, default=480.0, help="seconds (default 480)")
     parser.add_argument("--stand-in", metavar="GPU", help="rehearse without a GPU")
+    parser.add_argument("--torch", metavar="V", help="release to rehearse with")
     parser.add_argument("--pack", action="store_true", help="leave results.tar and nothing else")
     asked = parser.parse_args(argv)
     begun = time.monotonic()
@@ -57,7 +58,7 @@ def main(argv: Sequence[str]) -> int:
     )
     verdicts: list[str] = []
     try:
-        machine = find_machine(asked.stand_in)
+        machine = find_machine(asked.stand_in, asked.torch)
         if asked.run == "costs":
             return _costs(machine, asked.out, asked.budget)
         if asked.run in WORKLOADS:
