@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ...traces.errors import VerificationError
+from .pieces import Clock, Pieces
 
 WORKER = Path(__file__).with_name("worker.py")
 
@@ -98,3 +99,28 @@ def find_machine(stand_in: str | None, torch: str | None = None) -> Machine:
         path=build.path,
         extra=profile.environment(1),
     )
+
+
+def ask_once(mode: str, machine: Machine, folder: Path, clock: Clock) -> dict[str, Any]:
+    """Return the answer to a task that needs no program: "costs", "habits" or "libraries".
+
+    Args:
+        mode: the task, and the name of its piece.
+        machine: who answers.
+        folder: for the piece; an answer that is there is not asked for again.
+        clock: how long it may take.
+
+    Raises:
+        VerificationError: there was no answer.
+    """
+    pieces = Pieces(folder, machine.stand_in)
+    answer = pieces.get("", mode)
+    if answer is not None and "error" not in answer:
+        return answer
+    path = pieces.path("", mode)
+    path.unlink(missing_ok=True)
+    why = machine.carry_out([{"mode": mode, "answer": str(path)}], "", clock.left)
+    answer = pieces.get("", mode) or {"error": why or "no answer"}
+    if "error" in answer:
+        raise VerificationError(f"verify: nothing was learnt of {mode}: {answer['error']}")
+    return answer

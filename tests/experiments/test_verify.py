@@ -401,13 +401,15 @@ def test_costs_are_a_line_through_what_was_measured(tmp_path: Path) -> None:
         call: [[n * MiB, 7000 + 200 * n] for n in (2, 20, 200)] for call in calls
     }
     measured["cudaFree"] = [[n * MiB, 9000] for n in (2, 20, 200)]
-    measured |= {"free_behind_kernel": 99_000, "kernel": 100_000}
+    behind = {call: [20 * MiB, 12_000] for call in calls} | {"cudaFree": [20 * MiB, 99_000]}
+    measured |= {"behind_kernel": behind, "kernel": 100_000}
     facts = {**FACTS, "costs": measured}
     write_table(cost_table(facts, "2026-11-25", ""), tmp_path / "costs.json")
     costs = read_costs(tmp_path / "costs.json")
     assert (costs["cudaMalloc"].call_us, costs["cudaMalloc"].mib_us) == (7.0, 0.2)
     assert (costs["cudaFree"].call_us, costs["wait"].call_us) == (9.0, 90.0)
     assert costs["wait"].kind == "measured"
+    assert "20 MiB behind a kernel of 100 us take 12.0 us, idle 11.0" in costs["cuMemMap"].source
     for fact in ("H100", "575.57", "2026-11-25"):
         assert fact in costs["cuMemMap"].source
     assert "STAND-IN" in cost_table(facts, "", "h100-80g")["wait"]["source"]
