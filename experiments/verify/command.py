@@ -136,16 +136,15 @@ def _verify_program(
         raise ConfigError("--program: found nothing, expected a command such as 'python train.py'")
     out.mkdir(parents=True, exist_ok=True)
     result = run_workload(command, machine, out / "pieces", budget, tell=warn)
-    path = out / "program.workload.json"
-    write_workload(result, command, path)
+    written = write_workload(result, command, "program", out)
     if as_json:
-        emit_json({"verdict": result.verdict, "file": path, **asdict(result)})
+        emit_json({"verdict": result.verdict, "files": written, **asdict(result)})
     else:
         first, *rest = describe(result, program)
         verdict(first)
         for text in rest:
             print(text)
-        say(f"{path} has every figure.")
+        say(f"{written[1]} says more, {written[0]} has every figure.")
     if result.verdict != "confirmed":
         raise typer.Exit(1)
 

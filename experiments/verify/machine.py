@@ -26,6 +26,7 @@ class Machine:
         python: the interpreter.
         stand_in: the profile's name; "" on a real GPU.
         libraries: folder of the stand-in's libraries.
+        runtime: file name of the CUDA runtime in it.
         path: folders put before the interpreter's own.
         extra: further variables.
     """
@@ -33,6 +34,7 @@ class Machine:
     python: str = sys.executable
     stand_in: str = ""
     libraries: Path | None = None
+    runtime: str = ""
     path: tuple[Path, ...] = ()
     extra: dict[str, str] = field(default_factory=dict)
 
@@ -87,6 +89,7 @@ def find_machine(stand_in: str | None, torch: str | None = None) -> Machine:
     """
     if stand_in is None:
         return Machine()
+    from ..oracle.build import runtime_name
     from ..recording.libraries import build_libraries
     from ..recording.profiles import find_profile
     from ..recording.whole_wheel import find_build
@@ -96,8 +99,9 @@ def find_machine(stand_in: str | None, torch: str | None = None) -> Machine:
     return Machine(
         stand_in=stand_in,
         libraries=build_libraries(build),
+        runtime=runtime_name(build.wheel.cuda),
         path=build.path,
-        extra=profile.environment(1),
+        extra=profile.environment(1, build.codes),
     )
 
 
