@@ -33,6 +33,7 @@ class Pair:
         name: the file both have.
         torch: releases of both.
         gpus: names of the devices.
+        modes: "gpu" or "stand-in" for each.
         allocations: how many each has.
         in_order: how many are met in the same order, with the same size.
         peak_requested, peak_reserved: bytes of each; reserved as PyTorch itself counted.
@@ -42,6 +43,7 @@ class Pair:
     name: str
     torch: tuple[str, str]
     gpus: tuple[str, str]
+    modes: tuple[str, str]
     allocations: tuple[int, int]
     in_order: int
     peak_requested: tuple[int, int]
@@ -64,6 +66,7 @@ def compare_recordings(name: str, first: Recording, second: Recording) -> Pair:
         name,
         (str(told[0].get("torch", "")), str(told[1].get("torch", ""))),
         (known[0].get("name", ""), known[1].get("name", "")),
+        (told[0].get("mode", ""), told[1].get("mode", "")),
         (len(sizes[0]), len(sizes[1])),
         met,
         (_peak(devices[0]), _peak(devices[1])),

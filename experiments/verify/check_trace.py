@@ -34,6 +34,10 @@ from .verdict import LineResult
 REPEATS = 3
 
 
+class NoDevice(VerificationError):
+    """Nobody answered: there is no GPU, or no PyTorch that can use it."""
+
+
 def check_trace(
     trace: Path,
     lines: Sequence[Line],
@@ -58,7 +62,7 @@ def check_trace(
 
     Raises:
         TraceError, ConfigError: the recording cannot be used.
-        VerificationError: there is no device, or nothing runs on it.
+        NoDevice: there is none, or nothing runs on it.
     """
     clock = Clock(seconds)
     subjects = load_subjects(trace, device)
@@ -95,7 +99,7 @@ def probe(machine: Machine, pieces: Pieces, clock: Clock) -> dict[str, Any]:
     """Return what the device says of itself.
 
     Raises:
-        VerificationError: there is none.
+        NoDevice: there is none.
     """
     task = {"mode": "probe", "answer": str(pieces.path("", "probe"))}
     facts = pieces.get("", "probe")
@@ -106,9 +110,9 @@ def probe(machine: Machine, pieces: Pieces, clock: Clock) -> dict[str, Any]:
     if facts is None or "error" in facts:
         pieces.path("", "probe").unlink(missing_ok=True)
         said = facts["error"] if facts else why or "no answer"
-        raise VerificationError(
-            f"verify: no device answered ({said}); V0 is all that can be checked here: "
-            "tightfit replay TRACE --conf LINE; or use --stand-in h100-80g"
+        raise NoDevice(
+            f"verify: no device answered ({said}); without one V0 is all that can be checked, by "
+            "tightfit verify; or use --stand-in h100-80g"
         )
     return facts
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from ...sim.run import Run
 from ...traces.units import MiB
+from .pool_counters import pool_counters
 from .prediction import Prediction
 
 # What a user buys memory by; the other counters say how it came about.
@@ -15,7 +16,6 @@ BYTES = (
     "reserved_bytes.all.peak", "allocated_bytes.all.peak", "active_bytes.all.peak",
     "requested_bytes.all.peak",
 )  # fmt: skip
-UNPREDICTED = ("reserved_bytes_by_private_pools",)  # one counter for each pool; 2.15
 WITNESS_BYTES, WITNESS_SHARE = 32 * MiB, 0.01
 
 
@@ -78,19 +78,20 @@ def compare_counters(
     runs = runs or [prediction.run] * len(answers)
     first, run = answers[0], runs[0]
     measured: dict[str, int] = first["stats"]
-    predicted = run.stats
+    mine = [r.stats | pool_counters(r, a["pools"]) for r, a in zip(runs, answers, strict=True)]
+    predicted = mine[0]
     common = [name for name in measured if name in predicted]
     unstable = {
         name: values
         for name in measured
         if len(set(values := [a["stats"].get(name, -1) for a in answers])) > 1
-        and len({r.stats.get(name, -1) for r in runs}) == 1
+        and len({stats.get(name, -1) for stats in mine}) == 1
     }
     wrong = {}
-    for answer, told in zip(reversed(answers), reversed(runs), strict=True):
+    for answer, told in zip(reversed(answers), reversed(mine), strict=True):
         stats = answer["stats"]
-        wrong |= {n: (told.stats[n], stats[n]) for n in common
-                  if n in stats and n not in unstable and told.stats[n] != stats[n]}  # fmt: skip
+        wrong |= {n: (told[n], stats[n]) for n in common
+                  if n in stats and n not in unstable and told.get(n) != stats[n]}  # fmt: skip
     oom = first["oom"]
     stopped = run.n_ops < prediction.program.n_ops
     at_end = measured["reserved_bytes.all.current"]
@@ -108,9 +109,7 @@ def compare_counters(
         compared=len(common),
         unstable=unstable,
         wrong=wrong,
-        missing=[
-            name for name in measured if name not in predicted and not name.startswith(UNPREDICTED)
-        ],
+        missing=[name for name in measured if name not in predicted],
         measured={name: measured[name] for name in common},
         taken=(taken[0], taken[1] or 0),
         reserved=(at_peak or 0, at_end),

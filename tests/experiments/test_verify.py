@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from tightfit.experiments import cli
-from tightfit.experiments.gpu.runs import HERE, RUNS, pack
+from tightfit.experiments.gpu.pack import pack
+from tightfit.experiments.gpu.runs import CHECKS, HERE
 from tightfit.experiments.subject import load_subjects
 from tightfit.experiments.verify.budget import compare_budget, next_limits
 from tightfit.experiments.verify.check_trace import check_trace
@@ -25,6 +26,7 @@ from tightfit.experiments.verify.lines import Line, read_plan
 from tightfit.experiments.verify.machine import Machine
 from tightfit.experiments.verify.placement import compare_placement, free_ranges, told_run
 from tightfit.experiments.verify.places import table
+from tightfit.experiments.verify.pool_counters import pool_counters
 from tightfit.experiments.verify.prediction import STEP, Driver, Prediction
 from tightfit.experiments.verify.replayable import replayable, write_steps
 from tightfit.experiments.verify.sheet import Sheet, write_sheet
@@ -33,7 +35,7 @@ from tightfit.sim.costs import read_costs
 from tightfit.sim.device import Device
 from tightfit.sim.export import snapshot_of
 from tightfit.sim.release import release
-from tightfit.sim.run import Run
+from tightfit.sim.run import RUN_EVENT, Run
 from tightfit.traces.errors import ConfigError
 from tightfit.traces.event import Action
 from tightfit.traces.program import Op
@@ -259,11 +261,44 @@ def test_waiting_frees_and_graphs_become_what_can_be_replayed(tmp_path: Path) ->
         assert np.array_equal(steps["size"][mallocs], sizes)
 
 
-def test_without_a_device_one_message_says_what_can_be_done(tmp_path: Path, capsys: Any) -> None:
-    words = ["verify", str(DATA / "mlp_train.npz"), "--conf", "", "-o", str(tmp_path / "v")]
-    assert cli.main(words) == 2
-    said = capsys.readouterr().err
-    assert "V0 is all that can be checked here" in said and "--stand-in" in said
+@pytest.mark.parametrize("torch", ["2.15.0", "2.11.0"])
+def test_without_a_device_the_parser_s_answer_is_all_there_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, torch: str
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # no libraries: our own reading, said so
+    monkeypatch.delenv("TIGHTFIT_WHEELS", raising=False)
+    words = ["verify", str(DATA / "mlp_train.npz"), "-o", str(tmp_path / "v"), "--torch", torch]
+    lines = ["--conf", "", "--conf", "expandable_segments_reserve:0.5", "--conf", "no_such_key:1"]
+    assert cli.main([*words, *lines]) == 1
+    printed = capsys.readouterr().out
+    good = 2 if torch == "2.15.0" else 1
+    assert f"V0 ONLY: {good} of 3 lines accepted by our reading of torch {torch[:4]}" in printed
+    assert "no device answered" in printed and "--stand-in" in printed
+    assert cli.main([*words, *lines, "--json"]) == 1
+    document = json.loads(capsys.readouterr().out)
+    assert document["verdict"] == "V0 only" and "no_such_key:1" in document["refused"]
+
+
+def test_each_private_pool_has_counters_of_its_own() -> None:
+    small, large, page = 2 * MiB, 20 * MiB, 1 << 30
+    rows = [
+        (0, Action.SEGMENT_ALLOC, page, small, 0, 0),
+        (1, Action.SEGMENT_ALLOC, 2 * page, small, 0, 1),
+        (2, Action.SEGMENT_MAP, 3 * page, small, 0, 1),
+        (3, Action.SEGMENT_MAP, 3 * page + small, small, 0, 1),
+        (4, Action.SEGMENT_ALLOC, 4 * page, large, 0, 1),
+        (5, Action.SEGMENT_UNMAP, 3 * page, 2 * small, 0, 1),
+        (6, Action.SEGMENT_FREE, 4 * page, large, 0, 1),
+    ]
+    events = np.array(rows, RUN_EVENT)
+    run = Run(7, -1, 0, {}, np.zeros(0, np.uint64), events)
+    found = pool_counters(run, [(0, 0), (0, 7), (3, 0)])
+    name = "reserved_bytes_by_private_pools.0_7."
+    assert [found[f"{name}small_pool.{what}"] for what in ("current", "peak", "allocated", "freed")
+            ] == [small, 3 * small, 3 * small, 2 * small]  # fmt: skip
+    assert [found[f"{name}large_pool.{what}"] for what in ("current", "peak")] == [0, large]
+    assert found[f"{name}all.peak"] == large + 3 * small
+    assert found["reserved_bytes_by_private_pools.3_0.all.peak"] == 0
 
 
 class _Answering(Machine):
@@ -343,7 +378,7 @@ def test_explain_says_what_to_run_where_and_what_the_words_mean(capsys: Any) -> 
 
 
 def test_a_plan_is_for_one_trace(tmp_path: Path) -> None:
-    for traces in RUNS.values():
+    for traces in CHECKS.values():
         for name in traces:
             plan = HERE / "plans" / f"{name}.plan.json"
             if plan.is_file():
@@ -353,17 +388,19 @@ def test_a_plan_is_for_one_trace(tmp_path: Path) -> None:
 
 
 def test_results_come_in_few_files_that_say_what_lies_where(tmp_path: Path) -> None:
-    (tmp_path / "pieces").mkdir()
+    results, packed = tmp_path / "results", tmp_path / "packed"
+    (results / "pieces").mkdir(parents=True)
     for number in range(40):
-        (tmp_path / "pieces" / f"{number}.json").write_bytes(bytes(1 << 20))
-    made = pack(tmp_path)
+        (results / "pieces" / f"{number}.json").write_bytes(bytes(1 << 20))
+    made = pack(results, packed)
     assert len(made) == 4 and all(path.stat().st_size < 15 * MiB for path in made)
-    assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) == [
+    assert sorted(p.name for p in packed.iterdir()) == [
         "results.0.tar", "results.1.tar", "results.2.tar", "results.3.tar", "results.json",
     ]  # fmt: skip
-    index = json.loads((tmp_path / "results.json").read_text())
+    index = json.loads((packed / "results.json").read_text())
     with tarfile.open(made[0]) as tar:
         assert tar.getnames() == index["results.0.tar"]
+    assert len(list((results / "pieces").iterdir())) == 40
 
 
 def test_a_checkout_of_any_name_runs_without_what_a_gpu_machine_lacks(tmp_path: Path) -> None:
