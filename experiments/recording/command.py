@@ -124,6 +124,13 @@ def record(
             show_default=False,
         ),
     ] = None,
+    prepare: Annotated[
+        bool,
+        typer.Option(
+            "--prepare",
+            help="With --stand-in: fetch the CUDA build, compile the stand-in, and run nothing.",
+        ),
+    ] = False,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
@@ -140,6 +147,11 @@ def record(
 
     if stand_in == "list":
         _list(as_json)
+        return
+    if prepare:
+        if stand_in is None or command:
+            raise ConfigError("--prepare runs nothing: tightfit record --stand-in GPU --prepare")
+        _prepare(stand_in, torch, as_json)
         return
     if not command:
         raise ConfigError("the program is missing: tightfit record -- python train.py")
@@ -336,6 +348,23 @@ def _report(done: list[Recorded], code: int, as_json: bool) -> None:
     if done:
         path = shlex.quote(done[0].file)
         suggest(f"tightfit check {path}", f"tightfit tune {path}")
+
+
+def _prepare(stand_in: str, torch: str | None, as_json: bool) -> None:
+    """Have everything at hand that recording without a GPU needs."""
+    from ..screen import emit_json, suggest, verdict
+    from .libraries import build_libraries
+    from .profiles import find_profile
+    from .whole_wheel import find_build
+
+    profile = find_profile(stand_in)
+    build = find_build(torch)
+    libraries = build_libraries(build)
+    if as_json:
+        emit_json({"torch": build.wheel.version, "root": build.wheel.root, "libraries": libraries})
+        return
+    verdict(f"torch {build.wheel.version} is ready to run on a stand-in for {profile.name}")
+    suggest(f"tightfit record --stand-in {stand_in} -- python train.py")
 
 
 def _list(as_json: bool) -> None:
