@@ -48,6 +48,7 @@ if JIT and not TYPE_CHECKING:
     from numba import types
     from numba.extending import intrinsic
 
+    from .assumed import nothing
     from .view import view_at
 
     def _invoker(n: int) -> Any:
@@ -94,8 +95,16 @@ if JIT and not TYPE_CHECKING:
         exec(f"def {name}({', '.join(parameters)}): return invoke(s.table[k], {handed})", namespace)
         return inline(namespace[name])
 
+    @inline
+    def view_assuming_nothing(a, p):
+        """The View of the state at a and the plan at p, whatever the run is like."""
+        return view_at(a, p, nothing())
+
     def compile_apart(
-        function: Callable[..., Any], tag: str = "", at: str = "a, p", look: Any = view_at
+        function: Callable[..., Any],
+        tag: str = "",
+        at: str = "a, p",
+        look: Any = view_assuming_nothing,
     ) -> Any:
         """Compile a function of a View and integers as a C function of two addresses and those.
 

@@ -12,9 +12,10 @@ Environment:
     TIGHTFIT_RECORD_ENTRIES    how many entries are kept, the newest
     TIGHTFIT_RECORD_LIBRARIES  folder of the stand-in's libraries, loaded before torch
     TIGHTFIT_RECORD_RUNTIME    file name of the CUDA runtime in it
-    TIGHTFIT_RECORD_FAKE       path of fake_capture.py: record with fake tensors instead
+    TIGHTFIT_RECORD_FAKE       path of the folder fake: record with fake tensors instead
+    TIGHTFIT_RECORD_SCRATCH    1 = scratch that kernels take is added there
     TIGHTFIT_RECORD_SHIM       the library that a PyTorch without CUDA needs for that
-    TIGHTFIT_RECORD_DEVICE     the device pretended, as "major minor bytes multiprocessors"
+    TIGHTFIT_RECORD_DEVICE     the device pretended, the numbers of fake.scratch.Device
 """
 
 from __future__ import annotations
@@ -256,14 +257,21 @@ def load_shim(shim: str) -> None:
 
 
 def start_fake(torch: Any, folder: str) -> None:
-    """Run fake_capture.py and start it."""
+    """Load the package fake under a name of its own and start it."""
     from importlib.util import module_from_spec, spec_from_file_location
 
-    spec = spec_from_file_location("fake_capture", os.environ["TIGHTFIT_RECORD_FAKE"])
+    own = os.environ["TIGHTFIT_RECORD_FAKE"]
+    spec = spec_from_file_location(
+        "tightfit_fake", os.path.join(own, "__init__.py"), submodule_search_locations=[own]
+    )
     assert spec is not None and spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    module.start(torch, folder, *map(int, os.environ["TIGHTFIT_RECORD_DEVICE"].split()))
+    package = module_from_spec(spec)
+    sys.modules["tightfit_fake"] = package
+    spec.loader.exec_module(package)
+    from tightfit_fake.capture import start  # pyright: ignore[reportMissingImports]
+
+    scratch = os.environ["TIGHTFIT_RECORD_SCRATCH"] == "1"
+    start(torch, folder, os.environ["TIGHTFIT_RECORD_DEVICE"], scratch)
 
 
 def install(folder: str) -> Recorder:

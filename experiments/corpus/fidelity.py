@@ -18,7 +18,6 @@ import numpy as np
 
 from ...traces.event import Action
 from ...traces.load import load
-from ..recording.command import record_program
 from ..screen import Column, table, verdict
 from .catalogue import WORKLOADS, Workload
 
@@ -147,6 +146,8 @@ def peak(recording: Recording) -> int:
 
 def measure(workload: Workload, release: str) -> Fidelity:
     """Record a workload both ways and compare."""
+    from ..recording.command import record_program
+
     command = (sys.executable, "-m", f"{__package__}.{workload.program}", *workload.options)
     with tempfile.TemporaryDirectory(prefix="tightfit-fidelity-") as scratch:
         folder = Path(scratch)

@@ -90,11 +90,17 @@ def record(
         typer.Option(
             "--fake",
             metavar="GPU",
-            help="Without a GPU and without a CUDA build: record fake tensors, as on this GPU. "
-            "Scratch that kernels take is not in it.",
+            help="Without a GPU and without a CUDA build: record fake tensors, as on this GPU.",
             show_default=False,
         ),
     ] = None,
+    scratch: Annotated[
+        bool,
+        typer.Option(
+            "--scratch/--no-scratch",
+            help="With --fake: add the scratch that kernels take, each kind named.",
+        ),
+    ] = True,
     ranks: Annotated[
         int,
         typer.Option(
@@ -118,6 +124,13 @@ def record(
             show_default=False,
         ),
     ] = None,
+    prepare: Annotated[
+        bool,
+        typer.Option(
+            "--prepare",
+            help="With --stand-in: fetch the CUDA build, compile the stand-in, and run nothing.",
+        ),
+    ] = False,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
@@ -135,10 +148,17 @@ def record(
     if stand_in == "list":
         _list(as_json)
         return
+    if prepare:
+        if stand_in is None or command:
+            raise ConfigError("--prepare runs nothing: tightfit record --stand-in GPU --prepare")
+        _prepare(stand_in, torch, as_json)
+        return
     if not command:
         raise ConfigError("the program is missing: tightfit record -- python train.py")
     if stacks not in ("python", "all", "none"):
         raise ConfigError(f"--stacks: found {stacks!r}, expected python, all or none")
+    if not scratch and fake is None:
+        raise ConfigError("--no-scratch is for --fake; elsewhere PyTorch itself asks for scratch")
     if fake is not None and (stand_in is not None or ranks):
         raise ConfigError("--fake records one process; give it without --stand-in and --ranks")
     if torch is not None and stand_in is None:
@@ -158,6 +178,7 @@ def record(
         entries,
         quiet=as_json,
         fake=fake,
+        scratch=scratch,
     )
     _report(done, code, as_json)
     if not done:
@@ -178,6 +199,7 @@ def record_program(
     quiet: bool = False,
     script: Path | None = None,
     fake: str | None = None,
+    scratch: bool = True,
 ) -> tuple[list[Recorded], int]:
     """Run a program and write what its processes allocated.
 
@@ -186,6 +208,7 @@ def record_program(
         quiet: whether the program's output goes to standard error.
         script: the program's file, where the command does not name it.
         fake: device to pretend with fake tensors.
+        scratch: whether scratch that kernels take is added then.
 
     Returns:
         The files, and the program's exit status.
@@ -204,8 +227,8 @@ def record_program(
     python = find_python(command)
     mode = "stand-in" if stand_in else "fake" if fake else "gpu"
     origin = origin_of(mode, stand_in or fake or "", [str(script)] if script else command)
-    with tempfile.TemporaryDirectory(prefix="tightfit-record-") as scratch:
-        plan = Plan(command, Path(scratch), conf, stacks, entries, ranks, quiet=quiet)
+    with tempfile.TemporaryDirectory(prefix="tightfit-record-") as folder:
+        plan = Plan(command, Path(folder), conf, stacks, entries, ranks, quiet=quiet)
         if stand_in is not None:
             from .on_stand_in import on_stand_in
 
@@ -218,7 +241,7 @@ def record_program(
             from .profiles import find_profile
 
             shape = find_profile(fake).pretended
-            plan = replace(plan, fake=build_shim(python), device=shape)
+            plan = replace(plan, fake=build_shim(python), device=shape, scratch=scratch)
         announce_compiling(READER_SECONDS)
         files = _Files(out, origin)
         code = run(plan, python, files.add)
@@ -311,6 +334,23 @@ def _report(done: list[Recorded], code: int, as_json: bool) -> None:
     if done:
         path = shlex.quote(done[0].file)
         suggest(f"tightfit check {path}", f"tightfit tune {path}")
+
+
+def _prepare(stand_in: str, torch: str | None, as_json: bool) -> None:
+    """Have everything at hand that recording without a GPU needs."""
+    from ..screen import emit_json, suggest, verdict
+    from .libraries import build_libraries
+    from .profiles import find_profile
+    from .whole_wheel import find_build
+
+    profile = find_profile(stand_in)
+    build = find_build(torch)
+    libraries = build_libraries(build)
+    if as_json:
+        emit_json({"torch": build.wheel.version, "root": build.wheel.root, "libraries": libraries})
+        return
+    verdict(f"torch {build.wheel.version} is ready to run on a stand-in for {profile.name}")
+    suggest(f"tightfit record --stand-in {stand_in} -- python train.py")
 
 
 def _list(as_json: bool) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from ...traces.errors import ConfigError
 
 HOOK = Path(__file__).parents[2] / "traces" / "capture_hook.py"
-FAKE = HOOK.with_name("fake_capture.py")
+FAKE = HOOK.with_name("fake")
 POLL = 0.2  # seconds between looks at what has been written
 GRACE = 20.0  # seconds that a program has to end after Ctrl-C
 ADDR_NO_RANDOMIZE = 0x0040000  # linux/personality.h
@@ -41,6 +41,7 @@ class Plan:
         fake: the shim, to record with fake tensors; None = PyTorch's own history.
         device: what is pretended then, as capture_hook's TIGHTFIT_RECORD_DEVICE.
         hook: file that every Python process of the program runs first.
+        scratch: whether scratch that kernels take is added then.
     """
 
     command: tuple[str, ...]
@@ -57,6 +58,7 @@ class Plan:
     fake: Path | None = None
     device: str = ""
     hook: Path = HOOK
+    scratch: bool = True
 
 
 def find_python(command: Sequence[str]) -> str:
@@ -166,6 +168,7 @@ def environment(plan: Plan) -> dict[str, str]:
         own["TIGHTFIT_RECORD_FAKE"] = str(FAKE)
         own["TIGHTFIT_RECORD_SHIM"] = str(plan.fake)
         own["TIGHTFIT_RECORD_DEVICE"] = plan.device
+        own["TIGHTFIT_RECORD_SCRATCH"] = str(int(plan.scratch))
     if plan.libraries is not None:
         own["TIGHTFIT_RECORD_LIBRARIES"] = str(plan.libraries)
         own["TIGHTFIT_RECORD_RUNTIME"] = plan.runtime
