@@ -221,7 +221,6 @@ def record_program(
     import tempfile
 
     from ...traces.provenance import origin_of
-    from ..oracle.build import runtime_name
     from ..screen import announce_compiling
     from .launch import Plan, find_python, run
 
@@ -231,23 +230,10 @@ def record_program(
     with tempfile.TemporaryDirectory(prefix="tightfit-record-") as folder:
         plan = Plan(command, Path(folder), conf, stacks, entries, ranks, quiet=quiet)
         if stand_in is not None:
-            from dataclasses import replace
+            from .on_stand_in import on_stand_in
 
-            from .libraries import build_libraries
-            from .profiles import find_profile
-            from .whole_wheel import find_build
-
-            profile = find_profile(stand_in)
-            build = find_build(torch, python)
-            plan = replace(
-                plan,
-                libraries=build_libraries(build),
-                runtime=runtime_name(build.wheel.cuda),
-                path=build.path,
-                extra=profile.environment(
-                    max(ranks, 8 if _is_launcher(command) else 1), build.codes
-                ),
-            )
+            devices = max(ranks, 8 if _is_launcher(command) else 1)
+            plan = on_stand_in(plan, stand_in, torch, python, devices)
         if fake is not None:
             from dataclasses import replace
 
