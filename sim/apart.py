@@ -76,6 +76,11 @@ if JIT and not TYPE_CHECKING:
     # Number of arguments -> `invoke(address, ...)`, which calls a C function of int64 arguments.
     invokers = {n: _invoker(n) for n in range(12)}
 
+    @inline
+    def view_of_two(a, p):  # noqa: ANN001, ANN202
+        """The View of the state at address a and the plan at address p, nothing assumed."""
+        return view_at(a, p, nothing())
+
     @intrinsic
     def as_word(typingctx, x):  # noqa: ANN001, ANN201
         """An integer or a boolean as int64, nothing as 0."""
@@ -95,16 +100,8 @@ if JIT and not TYPE_CHECKING:
         exec(f"def {name}({', '.join(parameters)}): return invoke(s.table[k], {handed})", namespace)
         return inline(namespace[name])
 
-    @inline
-    def view_assuming_nothing(a, p):
-        """The View of the state at a and the plan at p, whatever the run is like."""
-        return view_at(a, p, nothing())
-
     def compile_apart(
-        function: Callable[..., Any],
-        tag: str = "",
-        at: str = "a, p",
-        look: Any = view_assuming_nothing,
+        function: Callable[..., Any], tag: str = "", at: str = "a, p", look: Any = view_of_two
     ) -> Any:
         """Compile a function of a View and integers as a C function of two addresses and those.
 

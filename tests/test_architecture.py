@@ -20,8 +20,8 @@ HOMES = {
         "sim/memory.py": "teaches the compiler raw pointers",
         "sim/policy.py": "teaches the compiler what a policy is",
         "sim/apart.py": "teaches the compiler calls through a table of addresses",
-        "sim/live_state.py": "teaches the compiler a lock, and a name that the linker resolves",
         "sim/assumed.py": "teaches the compiler what an assumption is",
+        "sim/live_state.py": "teaches the compiler a lock, and a name that the linker resolves",
     },
     "llvmlite": {
         "traces/jit.py": "its version is part of the cache key",

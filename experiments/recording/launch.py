@@ -40,8 +40,8 @@ class Plan:
         quiet: whether the program's output goes to standard error.
         fake: the shim, to record with fake tensors; None = PyTorch's own history.
         device: what is pretended then, as capture_hook's TIGHTFIT_RECORD_DEVICE.
-        hook: file that every Python process of the program runs first.
         scratch: whether scratch that kernels take is added then.
+        hook: file that every Python process of the program runs first.
     """
 
     command: tuple[str, ...]
@@ -57,8 +57,8 @@ class Plan:
     quiet: bool = False
     fake: Path | None = None
     device: str = ""
-    hook: Path = HOOK
     scratch: bool = True
+    hook: Path = HOOK
 
 
 def find_python(command: Sequence[str]) -> str:
