@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..traces.jit import JIT, c_function, inline
+from .on_call import door
 from .state import TABLE_SIZE
 
 # Every function compiled apart; its place here is its place in the table. Machine code kept on
@@ -35,6 +37,8 @@ NAMES = (
 HOOK_NAMES = ("before_driver", "from_driver", "recover")
 
 _compilers: dict[str, Callable[[], Any]] = {}
+_arguments: dict[str, int] = {}  # of the C function: two addresses instead of a View
+_doors: list[Any] = []  # as long as states may hold their addresses: for ever
 _compiled: dict[str, Any] = {}
 _tables: dict[str, np.ndarray] = {}
 
@@ -133,8 +137,10 @@ if JIT and not TYPE_CHECKING:
     def apart(function: Callable[..., Any]) -> Any:
         """Compile a function `f(s, ...)` of a View and integers apart; it returns an integer."""
         name = function.__name__
+        parameters = tuple(inspect.signature(function).parameters)
         _compilers[name] = lambda: compile_apart(function)
-        return calling(name, tuple(inspect.signature(function).parameters))
+        _arguments[name] = 1 + len(parameters)
+        return calling(name, parameters)
 
 else:
 
@@ -156,7 +162,7 @@ else:
 def addresses(
     cold_hooks: dict[str, Callable[..., Any]], key: str, files: tuple[str, ...] = ()
 ) -> np.ndarray:
-    """Table of addresses for a state, compiling what is not compiled yet.
+    """Table of addresses for a state: the policy's hooks compiled, the rest perhaps behind doors.
 
     Args:
         cold_hooks: the policy's functions for HOOK_NAMES.
@@ -179,9 +185,11 @@ def _table_of(
 ) -> np.ndarray:
     table = np.zeros(TABLE_SIZE, np.int64)
     for k, name in enumerate(NAMES):
-        if name not in _compiled:
-            _compiled[name] = _compilers[name]()
-        table[k] = _compiled[name].address
+        if name in _compiled:
+            table[k] = _compiled[name].address
+        else:
+            table[k], kept = door(name, k, _arguments[name], partial(_function, name), table)
+            _doors.append(kept)
     for name in HOOK_NAMES:
         kept = f"{key}.{name}"
         if kept not in _compiled:
@@ -191,3 +199,10 @@ def _table_of(
             _compiled[kept] = compile_apart(hook, tag)
         table[place_of(name)] = _compiled[kept].address
     return table
+
+
+def _function(name: str) -> Any:
+    """The compiled form of one of NAMES."""
+    if name not in _compiled:
+        _compiled[name] = _compilers[name]()
+    return _compiled[name]
