@@ -202,8 +202,8 @@ def markdown(rows: list[Fidelity]) -> str:
         f"{len(rows)} programs of the corpus, torch {rows[0].torch}: {whole} ask for the same "
         f"allocations in the same order, the peaks of {near} are within 1 %.",
         "",
-        "| program | device | stand-in | fake | matched | in order | only fake | peak MiB | differs by "
-        "| scratch |",
+        "| program | device | stand-in | fake | matched | in order | only fake | peak MiB | "
+        "differs by | scratch |",
         "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     lines += [
