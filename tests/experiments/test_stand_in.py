@@ -267,13 +267,13 @@ def test_a_part_of_a_program_is_recorded_from_inside(build: Build, tmp_path: Pat
     script = tmp_path / "parts.py"
     script.write_text(
         "import torch\n"
-        "from tightfit.traces.capture import record\n"
+        "import tightfit\n"
         "torch.backends.cuda.enable_cudnn_sdp(False)\n"
         "before = torch.empty(1 << 20, device='cuda')\n"
-        "with record('one.npz'):\n"
+        "with tightfit.record('one.npz'):\n"
         "    kept = torch.empty(3 << 20, device='cuda')\n"
         "try:\n"
-        "    with record('two.npz', stacks='none'):\n"
+        "    with tightfit.record('two.npz', stacks='none'):\n"
         "        passing = torch.empty(5 << 20, device='cuda')\n"
         "        del before, passing\n"
         "        torch.empty(1 << 40, dtype=torch.uint8, device='cuda')\n"
@@ -295,7 +295,9 @@ def test_a_part_of_a_program_is_recorded_from_inside(build: Build, tmp_path: Pat
         assert subject.recording.extra["recorded"]["reason"] == "asked"
         assert find_release([subject], None).exactness[0].is_exact
         rules = release("2.15")
-        run = replay_native(subject.kept, parse_settings("", rules), rules)
+        (device,) = subject.recording.extra["recorded"]["devices"].values()
+        limit = Device(device["total_bytes"])
+        run = replay_native(subject.kept, parse_settings("", rules), rules, limit)
         sizes[name] = run.stats["requested_bytes.all.peak"]
     assert sizes == {"one": 16 << 20, "two": 36 << 20}
 
