@@ -34,7 +34,10 @@ if TYPE_CHECKING:
 NAMES = (
     "gpt_fp32", "gpt_bf16", "gpt_recompute", "gpt_accumulate", "mixture_of_experts", "lora",
     "diffusion", "convnet", "graph_network", "rlhf", "serve_pages", "serve_graphs",
+    "held_out",
 )  # fmt: skip
+# Written after the formulas of scratch were, and not looked at to mend them.
+HELD_OUT = Workload("held_out", "held_out", profile="a100-40g", lines=())
 # Options in place of the catalogue's, for programs that run for minutes: fewer requests.
 SHORTER = {
     "serve_pages": ("--kv", "pages", "--requests", "12", "--at-once", "32"),
@@ -205,11 +208,15 @@ def keep(found: list[Fidelity]) -> None:
 
 def markdown(rows: list[Fidelity]) -> str:
     """Return the tables of the page."""
-    whole = sum(f.matched == f.real == f.fake == f.in_order for f in rows)
+    known = [f for f in rows if f.name != HELD_OUT.name]
+    whole = sum(f.matched == f.real == f.fake == f.in_order for f in known)
     near = sum(abs(f.peak_error) <= 0.01 for f in rows)
     lines = [
-        f"{len(rows)} programs of the corpus, torch {rows[0].torch}: {whole} ask for the same "
-        f"allocations in the same order, the peaks of {near} are within 1 %.",
+        f"torch {rows[0].torch}. Of the {len(known)} programs of the corpus {whole} ask for the "
+        "same allocations in the same order. They are also those with which the formulas of "
+        f"scratch were found; `{HELD_OUT.name}` was written afterwards, of other layers, and "
+        f"nothing but a call that failed was mended for it. The peaks of {near} of {len(rows)} are "
+        "within 1 %.",
         "",
         "| program | device | stand-in | fake | matched | in order | only fake | peak MiB | "
         "differs by | scratch |",
@@ -248,7 +255,7 @@ def main(names: list[str]) -> None:
         text = f"found no workload {unknown[0]!r}, expected one of {', '.join(NAMES)}"
         raise SystemExit(text + did_you_mean(unknown[0], NAMES))
     release = version("torch").split("+")[0]
-    for workload in WORKLOADS:
+    for workload in (*WORKLOADS, HELD_OUT):
         if workload.name not in (names or NAMES):
             continue
         found = measure(workload, release)

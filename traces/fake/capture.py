@@ -47,6 +47,9 @@ def start(torch: Any, folder: str, device: str, with_scratch: bool) -> None:
     convert_by_replacing(torch)
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     fake.__enter__()
+    if hasattr(torch._C, "_set_only_lift_cpu_tensors"):
+        # torch.tensor(..., device="cuda") makes it on the CPU first, where operations are seen.
+        torch._C._set_only_lift_cpu_tensors(True)
     scratch = Scratch(rows, shape, MODELS) if with_scratch else None
     mode = recorder(torch, rows, fake, shape, attention, scratch)
     mode.__enter__()
