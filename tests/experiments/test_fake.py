@@ -150,6 +150,8 @@ def test_scratch_is_named_and_can_be_left_out(tmp_path: Path) -> None:
     without = record(tmp_path, *lines, options=("--no-scratch",))
     assert without == [s for s in with_it if abs(s) in {8192 * 1024, 256 * 1024, 1024}]
     assert scratch_of(tmp_path / "out.npz") == {}
+    assert any("scratch that kernels take was left out" in f.text for f in load(
+        tmp_path / "out.npz").findings)  # fmt: skip
 
 
 def test_streams_and_graphs_are_told_apart(tmp_path: Path) -> None:

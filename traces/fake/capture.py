@@ -55,7 +55,7 @@ def start(torch: Any, folder: str, device: str, with_scratch: bool) -> None:
     mode.__enter__()
     atexit.register(time.sleep, PATIENCE)
     stem = os.path.join(folder, str(os.getpid()))
-    atexit.register(rows.write, stem, str(torch.__version__))
+    atexit.register(rows.write, stem, str(torch.__version__), with_scratch)
 
 
 def recorder(
