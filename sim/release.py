@@ -47,8 +47,8 @@ class Release:
 
     @property
     def rounds_limit(self) -> bool:
-        """The limit is rounded half away from zero instead of truncated (2.10)."""
-        return self.version >= (2, 10)
+        """The limit is rounded half away from zero instead of truncated (2.13)."""
+        return self.version >= (2, 13)
 
     @property
     def roundup_rest_overwrites_last(self) -> bool:

@@ -130,11 +130,7 @@ class Recorder:
         if not hasattr(torch, "cuda") or not hasattr(torch.cuda, "_lazy_call"):
             return
         if self.libraries:
-            # The stand-in has no cuDNN that could plan an attention kernel; on capability 9 PyTorch
-            # would ask it first.
-            disable = getattr(torch.backends.cuda, "enable_cudnn_sdp", None)
-            if disable is not None:
-                disable(False)
+            without_cudnn_attention(torch)
         torch.cuda._lazy_call(lambda: self.begin(torch))
 
     def begin(self, torch: Any) -> None:
@@ -205,7 +201,7 @@ def place_outside_torch(frame: Any) -> str:
     return "a thread of PyTorch's own"
 
 
-class _WhenImported:
+class WhenImported:
     """Calls a function after a module was imported; a finder on sys.meta_path."""
 
     def __init__(self, name: str, before: Callable[[], None], after: Callable[[Any], None]) -> None:
@@ -229,6 +225,13 @@ class _WhenImported:
 
         spec.loader.exec_module = run_and_tell
         return spec
+
+
+def without_cudnn_attention(torch: Any) -> None:
+    """Keep PyTorch from asking the stand-in's cuDNN for a plan, which on capability 9 it would."""
+    disable = getattr(torch.backends.cuda, "enable_cudnn_sdp", None)
+    if disable is not None:
+        disable(False)
 
 
 def load_libraries(folder: str | None) -> None:
@@ -276,7 +279,7 @@ def install(folder: str) -> Recorder:
     recorder = Recorder(folder)
     sys.meta_path.insert(
         0,
-        _WhenImported("torch", recorder.before_torch, recorder.on_torch),
+        WhenImported("torch", recorder.before_torch, recorder.on_torch),
     )
     for number in (signal.SIGUSR1, signal.SIGTERM):
         if signal.getsignal(number) == signal.SIG_DFL:
@@ -284,9 +287,9 @@ def install(folder: str) -> Recorder:
     return recorder
 
 
-def _run_the_shadowed() -> None:
-    """Run the sitecustomize that this one hides, if there is one."""
-    own = os.path.dirname(os.path.abspath(__file__))
+def run_the_shadowed(file: str) -> None:
+    """Run the sitecustomize that the one in a file hides, if there is one."""
+    own = os.path.dirname(os.path.abspath(file))
     path = [p for p in sys.path if os.path.abspath(p or ".") != own]
     sys.path, kept = path, sys.path
     here = sys.modules.pop("sitecustomize", None)
@@ -301,4 +304,4 @@ def _run_the_shadowed() -> None:
 
 if __name__ == "sitecustomize" and os.environ.get("TIGHTFIT_RECORD"):
     install(os.environ["TIGHTFIT_RECORD"])
-    _run_the_shadowed()
+    run_the_shadowed(__file__)

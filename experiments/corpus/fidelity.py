@@ -23,7 +23,6 @@ from ...traces.event import Action
 from ...traces.load import load
 from ...traces.units import MiB
 from ...traces.whole_file import replacing
-from ..recording.command import record_program
 from ..screen import Column, table, verdict
 from .catalogue import WORKLOADS, Workload
 
@@ -169,6 +168,8 @@ def peak(recording: Recording) -> int:
 
 def measure(workload: Workload, release: str) -> Fidelity:
     """Record a workload both ways and compare."""
+    from ..recording.command import record_program
+
     options = SHORTER.get(workload.name, workload.options)
     command = (sys.executable, "-m", f"{__package__}.{workload.program}", *options)
     with tempfile.TemporaryDirectory(prefix="tightfit-fidelity-") as scratch:

@@ -1,6 +1,9 @@
-"""Programs for V3: a GPT on texts of varying length, a serving loop, a CNN on several resolutions.
+"""Programs to run on a GPU: for V3, and to record the allocator in situations of their own.
 
-python programs.py gpt_varlen|decoding|cnn
+V3: a GPT on texts of varying length, a serving loop, a CNN on several resolutions.
+Recorded besides: side streams, memory that runs out, the demonstrations of PyTorch's devlog.
+
+    python programs.py gpt_varlen|decoding|cnn|streams|out_of_memory|devlog
 """
 
 # Torch may be absent where types are checked.
@@ -107,7 +110,72 @@ def cnn(torch: Any) -> None:
         optimizer.zero_grad()
 
 
-PROGRAMS = {"gpt_varlen": gpt_varlen, "decoding": decoding, "cnn": cnn}
+def streams(torch: Any) -> None:
+    """A second stream uses what the first one made, which may not be reused before it is done."""
+    main, side = torch.cuda.current_stream(), torch.cuda.Stream()
+    for step in range(200):
+        a = torch.randn(1 + step * 7919 % 4_000_000, device="cuda")
+        side.wait_stream(main)
+        with torch.cuda.stream(side):
+            b = (a * 2).sum()
+        a.record_stream(side)
+        del a
+        c = torch.empty(1 + step * 104729 % 9_000_000, device="cuda")
+        del c, b
+    torch.cuda.synchronize()
+
+
+def out_of_memory(torch: Any) -> None:
+    """Memory that stays among memory that comes and goes, in 4 GiB, until a request fails."""
+    torch.cuda.set_per_process_memory_fraction((4 << 30) / torch.cuda.mem_get_info()[1])
+    rng = random.Random(1)
+    kept: list[Any] = []
+
+    def bytes_of(low: int, high: int) -> Any:
+        size = rng.randrange(low << 20, high << 20)
+        return torch.empty(size, dtype=torch.uint8, device="cuda")
+
+    try:
+        while True:
+            kept.append(bytes_of(1, 24))
+            churn = [bytes_of(1, 96) for _ in range(4)]
+            del churn
+            if len(kept) > 40:
+                del kept[rng.randrange(len(kept))]
+            if rng.random() < 0.3 and len(kept) > 8:
+                kept.append(bytes_of(40, 160))
+    except torch.OutOfMemoryError:
+        return
+
+
+def devlog(torch: Any) -> None:
+    """Blocks that cannot be joined, and small ones in segments of their own.
+
+    Source: the PyTorch devlog of 2026-06-01 on the caching allocator, its demonstrations.
+    """
+
+    def mib(n: float) -> Any:
+        return torch.empty(int(n * (1 << 20)), dtype=torch.uint8, device="cuda")
+
+    for first, second in (((16, 8), (32, 4)), ((32, 4), (16, 8))):
+        for size, count in (first, second):
+            kept = [mib(size) for _ in range(count)]
+            del kept
+        torch.cuda.empty_cache()
+    four: list[Any] = [mib(16) for _ in range(4)]
+    four[0] = four[2] = None
+    wide = mib(32)
+    del four, wide
+    torch.cuda.empty_cache()
+    large = mib(2)
+    del large
+    mib(0.5)
+
+
+PROGRAMS = {
+    "gpt_varlen": gpt_varlen, "decoding": decoding, "cnn": cnn, "streams": streams,
+    "out_of_memory": out_of_memory, "devlog": devlog,
+}  # fmt: skip
 
 
 def main() -> None:

@@ -1,7 +1,9 @@
 """Start a prepared run from a bare checkout: nothing is installed, the folder's name is free.
 
     python3 experiments/gpu/run.py RUN -o OUT [--budget SECONDS] [--stand-in GPU]
+    python3 experiments/gpu/run.py all -o OUT --budget 480
     python3 experiments/gpu/run.py verify TRACE... [--conf LINE]... -o OUT
+    python3 experiments/gpu/run.py module NAME [WORD...]    (one of experiments/, as a script)
 
 The repository's root is the package, whatever the folder is called here, so this file gives it its
 name before anything of it is imported. Needs torch, numba, numpy and scipy; README.md lists RUNs.
@@ -11,6 +13,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import runpy
 import sys
 from pathlib import Path
 
@@ -28,6 +31,15 @@ def give_name() -> None:
     spec.loader.exec_module(module)
 
 
+def run_module(name: str, words: list[str]) -> None:
+    """Run a module of the package as `python -m` would, were it installed."""
+    sys.argv = [name, *words]
+    runpy.run_module(f"tightfit.experiments.{name}", run_name="__main__", alter_sys=True)
+
+
 if __name__ == "__main__":
     give_name()
+    if sys.argv[1:2] == ["module"]:
+        run_module(sys.argv[2], sys.argv[3:])
+        raise SystemExit(0)
     raise SystemExit(importlib.import_module("tightfit.experiments.gpu.runs").main(sys.argv[1:]))

@@ -7,110 +7,161 @@ import datetime
 import json
 import shlex
 import sys
-import tarfile
-import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
-from ...traces.errors import TightfitError
+from ...traces.errors import ConfigError, TightfitError
 from ...traces.whole_file import replacing
 from ..verify.check_trace import check_trace
 from ..verify.cost_table import cost_table, measure_costs, write_table
 from ..verify.lines import EXPANDABLE, Line, read_plan
-from ..verify.machine import Machine, find_machine
+from ..verify.machine import Machine, ask_once, find_machine
 from ..verify.pieces import Clock
-from ..verify.sheet import Sheet, write_sheet
+from ..verify.sheet import write_sheet
 from ..verify.workload import run_workload
 from ..verify.workload_sheet import describe, write_workload
+from .habits import describe_habits, describe_libraries
+from .pack import pack
+from .recordings import record_all
+from .side_by_side import compare_folders, describe_pair
 
 HERE = Path(__file__).parent
 DATA = HERE.parents[1] / "traces" / "data"
 # Run -> the traces it checks, each under the lines of its plan in plans/.
-RUNS = {
+CHECKS = {
     "training": ("gpt_checkpoint.default", "gpt_bf16_varlen.default", "cnn_resolutions.default"),
-    "serving": ("serve_growing_kv.default", "cuda_graphs.default", "streams.default"),
+    "serving": ("cuda_graphs.default", "streams.default", "serve_growing_kv.default"),
     # Expandable segments are predicted to reserve more than the default here.
     "worse": ("side_streams.default",),
 }
 WORKLOADS = ("gpt_varlen", "decoding", "cnn")  # V3, of programs.py
-PACKED_BYTES = 14 << 20  # of results in one file
+# Run -> seconds it may take on a GPU; most valuable first. Together they stay below half an hour.
+SECONDS = {
+    "habits": 60, "costs": 30, "training": 180, "worse": 60, "recordings": 300, "serving": 210,
+    "gpt_varlen": 330, "cnn": 270, "decoding": 330,
+}  # fmt: skip
+OTHER = ("verify", "program", "compare")  # runs of things that are named
 
 
 def main(argv: Sequence[str]) -> int:
     """Carry a run out; 0 = all confirmed, 1 = not, 2 = it could not be."""
     parser = argparse.ArgumentParser(prog="run.py", description=__doc__)
-    parser.add_argument("run", choices=[*RUNS, *WORKLOADS, "costs", "verify", "program"])
-    parser.add_argument("traces", nargs="*", type=Path, help="of verify")
+    parser.add_argument("run", choices=["all", *SECONDS, *OTHER])
+    parser.add_argument("paths", nargs="*", type=Path, help="traces; of compare: two folders")
     parser.add_argument("--conf", action="append", help="a line of verify; several times")
     parser.add_argument("--command", help="of program: what to run, in one word")
+    parser.add_argument("--only", default="", help="of recordings: one program")
     parser.add_argument("-o", "--out", type=Path, required=True)
-    parser.add_argument("--budget", type=float, default=480.0, help="seconds (default 480)")
+    parser.add_argument("--budget", type=float, help="seconds (default: what README.md says)")
     parser.add_argument("--stand-in", metavar="GPU", help="rehearse without a GPU")
-    parser.add_argument("--pack", action="store_true", help="leave results.tar and nothing else")
+    parser.add_argument("--torch", metavar="V", help="release to rehearse with")
+    parser.add_argument("--pack-into", type=Path, metavar="DIR", help="few files for all results")
     asked = parser.parse_args(argv)
-    begun = time.monotonic()
-    asked.out.mkdir(parents=True, exist_ok=True)
-    traces = (
-        asked.traces
-        if asked.run == "verify"
-        else [DATA / f"{t}.npz" for t in RUNS.get(asked.run, ())]
-    )
-    verdicts: list[str] = []
+    names = list(SECONDS) if asked.run == "all" else [asked.run]
+    clock = Clock(asked.budget)
+    answers = []
     try:
-        machine = find_machine(asked.stand_in)
-        if asked.run == "costs":
-            return _costs(machine, asked.out, asked.budget)
-        if asked.run in WORKLOADS:
-            command = [machine.python, str(HERE / "programs.py"), asked.run]
-            return _workload(asked.run, command, machine, asked.out, asked.budget)
-        if asked.run == "program":
-            command = shlex.split(asked.command or "")
-            return _workload("program", command, machine, asked.out, asked.budget)
-        for trace in traces:
-            left = asked.budget - (time.monotonic() - begun)
-            sheet = _checked(trace, _lines(trace, asked.conf), machine, asked.out, left)
-            verdicts.append(sheet.verdict)
-            print(f"{time.monotonic() - begun:5.0f} s  {sheet.headline}", flush=True)
-            for line in sheet.lines:
-                print(f"         {line.verdict:13} {line.conf or '(default)'}", flush=True)
-                for reason in line.reasons:
-                    print(f"           {reason}", flush=True)
+        if asked.run == "compare":
+            return _compare(asked.paths, asked.out)
+        machine = find_machine(asked.stand_in, asked.torch)
+        for name in names:
+            allowed = SECONDS.get(name, 480.0) if asked.budget is None else clock.left
+            if allowed <= 0:
+                print(f"{name}: not begun, the time is up; the same command goes on", flush=True)
+                answers.append(1)
+                continue
+            out = asked.out / name if asked.run == "all" else asked.out
+            out.mkdir(parents=True, exist_ok=True)
+            if asked.run == "all":
+                print(f"== {name}", flush=True)
+                allowed = min(allowed, SECONDS[name] * 1.5)
+            answers.append(_carry_out(name, asked, machine, out, Clock(allowed)))
     except TightfitError as error:
         print(f"run.py: {error}", file=sys.stderr)
         return 2
     finally:
-        if asked.pack:
-            pack(asked.out)
+        if asked.pack_into:
+            pack(asked.out, asked.pack_into)
+    return max(answers, default=0)
+
+
+def _carry_out(
+    name: str, asked: argparse.Namespace, machine: Machine, out: Path, clock: Clock
+) -> int:
+    """Carry one run out."""
+    if name == "costs":
+        return _costs(machine, out, clock)
+    if name == "habits":
+        return _habits(machine, out, clock)
+    if name == "recordings":
+        there, wanted = record_all(machine, out, clock, lambda s: print(s, flush=True), asked.only)
+        print(f"{there} of {wanted} recordings")
+        return 0 if there == wanted else 1
+    if name in WORKLOADS or name == "program":
+        command = [machine.python, str(HERE / "programs.py"), name]
+        if name == "program":
+            command = shlex.split(asked.command or "")
+            if not command:
+                raise ConfigError("program: say which with --command 'python train.py'")
+        result = run_workload(command, machine, out / "pieces", clock.left)
+        write_workload(result, command, name, out)
+        print("\n".join(describe(result, name)), flush=True)
+        return 0 if result.verdict == "confirmed" else 1
+    traces = asked.paths if name == "verify" else [DATA / f"{t}.npz" for t in CHECKS[name]]
+    verdicts = [_checked(trace, asked.conf, machine, out, clock) for trace in traces]
     return 0 if verdicts and set(verdicts) == {"confirmed"} else 1
 
 
-def _costs(machine: Machine, out: Path, seconds: float) -> int:
+def _costs(machine: Machine, out: Path, clock: Clock) -> int:
     """Measure the driver and write the table that sim/costs.py reads."""
-    answer = measure_costs(machine, out / "pieces", Clock(seconds))
+    answer = measure_costs(machine, out / "pieces", clock)
     date = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
     table = cost_table(answer, date, machine.stand_in)
     write_table(table, out / "driver_costs.json")
+    _write(out / "costs.json", {"stand_in": machine.stand_in, **answer})
     for call, row in table.items():
         print(f"{call:16} {row['call_us']:10.2f} us a call {row['mib_us']:10.4f} us a MiB")
     return 0
 
 
-def _workload(
-    name: str, command: Sequence[str], machine: Machine, out: Path, seconds: float
-) -> int:
-    """Carry V3 of one program out."""
-    result = run_workload(command, machine, out / "pieces", seconds)
-    write_workload(result, command, out / f"{name}.workload.json")
-    print("\n".join(describe(result, name)), flush=True)
-    return 0 if result.verdict == "confirmed" else 1
+def _habits(machine: Machine, out: Path, clock: Clock) -> int:
+    """Look at what the driver and the libraries do with memory."""
+    habits = ask_once("habits", machine, out / "pieces", clock)
+    _write(out / "habits.json", {"stand_in": machine.stand_in, **habits})
+    print("\n".join(describe_habits(habits["habits"])))
+    libraries = ask_once("libraries", machine, out / "pieces", clock)
+    _write(out / "libraries.json", {"stand_in": machine.stand_in, **libraries})
+    print("\n".join(describe_libraries(libraries["libraries"])), flush=True)
+    return 0
+
+
+def _compare(folders: Sequence[Path], out: Path) -> int:
+    """Hold two sets of recordings against each other."""
+    if len(folders) != 2:
+        raise ConfigError(f"compare: found {len(folders)} folders, expected two: the GPU's first")
+    pairs = compare_folders(*folders)
+    if not pairs:
+        raise ConfigError(f"compare: {folders[0]} and {folders[1]} have no recording in common")
+    out.mkdir(parents=True, exist_ok=True)
+    _write(out / "comparison.json", {"pairs": [asdict(pair) for pair in pairs]})
+    for pair in pairs:
+        print("\n".join(describe_pair(pair)))
+    return 0 if all(not p.only_first and not p.only_second for p in pairs) else 1
 
 
 def _checked(
-    trace: Path, lines: Sequence[Line], machine: Machine, out: Path, seconds: float
-) -> Sheet:
-    sheet = check_trace(trace, lines, machine, out / "pieces", seconds)
+    trace: Path, conf: Sequence[str] | None, machine: Machine, out: Path, clock: Clock
+) -> str:
+    """Check one trace, write its sheet and return the verdict."""
+    sheet = check_trace(trace, _lines(trace, conf), machine, out / "pieces", clock.left)
     write_sheet(sheet, out, trace.name.removesuffix(".npz"))
-    return sheet
+    print(sheet.headline, flush=True)
+    for line in sheet.lines:
+        print(f"  {line.verdict:13} {line.conf or '(default)'}", flush=True)
+        for reason in line.reasons:
+            print(f"    {reason}", flush=True)
+    return sheet.verdict
 
 
 def _lines(trace: Path, conf: Sequence[str] | None) -> list[Line]:
@@ -123,34 +174,6 @@ def _lines(trace: Path, conf: Sequence[str] | None) -> list[Line]:
     return [Line("default", ""), Line("expandable", EXPANDABLE)]
 
 
-def pack(folder: Path) -> list[Path]:
-    """Bundle what a folder holds into few files of at most 14 MiB, and remove what is bundled.
-
-    Returns:
-        The files: results.0.tar and so on, with index.json that says what lies where.
-    """
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.parent.name != "packed")
-    files = [p for p in files if not p.name.startswith("results.")]
-    bundles: list[list[Path]] = [[]]
-    size = 0
-    for path in files:
-        length = path.stat().st_size + 1024
-        if bundles[-1] and size + length > PACKED_BYTES:
-            bundles.append([])
-            size = 0
-        bundles[-1].append(path)
-        size += length
-    made = []
-    for number, bundle in enumerate(bundles):
-        target = folder / f"results.{number}.tar"
-        with replacing(target) as out, tarfile.open(fileobj=out, mode="w") as tar:
-            for path in bundle:
-                tar.add(path, path.relative_to(folder).as_posix())
-        made.append(target)
-    index = {t.name: [p.relative_to(folder).as_posix() for p in b]
-             for t, b in zip(made, bundles, strict=True)}  # fmt: skip
-    for path in files:
-        path.unlink()
-    with replacing(folder / "results.json") as out:
-        out.write(json.dumps(index).encode())
-    return made
+def _write(path: Path, document: dict) -> None:
+    with replacing(path) as out:
+        out.write((json.dumps(document, indent=1) + "\n").encode())

@@ -97,6 +97,13 @@ def _limit(s: Script) -> None:
     s.malloc(600 * MiB)
 
 
+@_found("a limit a quarter of a byte short")
+def _short(s: Script) -> None:
+    """Until 2.12 the limit is truncated, and 300 MiB are refused. From 2.13 it is rounded."""
+    s.fraction((300 * MiB - 0.25) / CAPACITY)
+    s.malloc(300 * MiB)
+
+
 def _two_lanes(s: Script) -> None:
     s.free(*s.mallocs(512 * MiB), s.malloc(350 * MiB, 1))
     s.fraction(0.9)

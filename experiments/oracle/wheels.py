@@ -77,9 +77,11 @@ def find_wheel(version: str, folder: Path | None = None, download: bool = True) 
     check_asked(version)
     if folder is None and os.environ.get(WHEELS_VARIABLE):
         folder = Path(os.environ[WHEELS_VARIABLE])
-    for base in (folder, cache()):
-        if base is not None and (base / f"torch-{version}" / LIBRARIES[1]).is_file():
-            return look_at(version, base / f"torch-{version}")
+    unpacked = [base / f"torch-{version}" for base in (folder, cache()) if base is not None]
+    # A build that is there as a whole, for recording, has the two libraries in it.
+    for root in (*unpacked, *sorted(cache().glob(f"torch-{version}-*-whole"))):
+        if (root / LIBRARIES[1]).is_file():
+            return look_at(version, root)
     for path in sorted(folder.glob(f"torch-{version}-*.whl")) if folder is not None else ():
         return look_at(version, _unpack_torch(version, path))
     if not download:

@@ -124,6 +124,13 @@ def record(
             show_default=False,
         ),
     ] = None,
+    prepare: Annotated[
+        bool,
+        typer.Option(
+            "--prepare",
+            help="With --stand-in: fetch the CUDA build, compile the stand-in, and run nothing.",
+        ),
+    ] = False,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
@@ -141,6 +148,11 @@ def record(
 
     if stand_in == "list":
         _list(as_json)
+        return
+    if prepare:
+        if stand_in is None or command:
+            raise ConfigError("--prepare runs nothing: tightfit record --stand-in GPU --prepare")
+        _prepare(stand_in, torch, as_json)
         return
     if not command:
         raise ConfigError("the program is missing: tightfit record -- python train.py")
@@ -210,7 +222,6 @@ def record_program(
     import tempfile
 
     from ...traces.provenance import origin_of
-    from ..oracle.build import runtime_name
     from ..screen import announce_compiling
     from .launch import Plan, find_python, run
 
@@ -220,23 +231,10 @@ def record_program(
     with tempfile.TemporaryDirectory(prefix="tightfit-record-") as folder:
         plan = Plan(command, Path(folder), conf, stacks, entries, ranks, quiet=quiet)
         if stand_in is not None:
-            from dataclasses import replace
+            from .on_stand_in import on_stand_in
 
-            from .libraries import build_libraries
-            from .profiles import find_profile
-            from .whole_wheel import find_build
-
-            profile = find_profile(stand_in)
-            build = find_build(torch, python)
-            plan = replace(
-                plan,
-                libraries=build_libraries(build),
-                runtime=runtime_name(build.wheel.cuda),
-                path=build.path,
-                extra=profile.environment(
-                    max(ranks, 8 if _is_launcher(command) else 1), build.codes
-                ),
-            )
+            devices = max(ranks, 8 if _is_launcher(command) else 1)
+            plan = on_stand_in(plan, stand_in, torch, python, devices)
         if fake is not None:
             from dataclasses import replace
 
@@ -337,6 +335,23 @@ def _report(done: list[Recorded], code: int, as_json: bool) -> None:
     if done:
         path = shlex.quote(done[0].file)
         suggest(f"tightfit check {path}", f"tightfit tune {path}")
+
+
+def _prepare(stand_in: str, torch: str | None, as_json: bool) -> None:
+    """Have everything at hand that recording without a GPU needs."""
+    from ..screen import emit_json, suggest, verdict
+    from .libraries import build_libraries
+    from .profiles import find_profile
+    from .whole_wheel import find_build
+
+    profile = find_profile(stand_in)
+    build = find_build(torch)
+    libraries = build_libraries(build)
+    if as_json:
+        emit_json({"torch": build.wheel.version, "root": build.wheel.root, "libraries": libraries})
+        return
+    verdict(f"torch {build.wheel.version} is ready to run on a stand-in for {profile.name}")
+    suggest(f"tightfit record --stand-in {stand_in} -- python train.py")
 
 
 def _list(as_json: bool) -> None:

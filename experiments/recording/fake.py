@@ -27,9 +27,7 @@ print(root)
 print(os.path.exists(os.path.join(root, "lib", "libc10_cuda.so")))
 print(open(os.path.join(root, "version.py")).read() if root else "")
 """
-WITH_SCRATCH = (
-    "what PyTorch asks for as tensors, and scratch of kernels that have a formula"
-)
+WITH_SCRATCH = "what PyTorch asks for as tensors, and scratch of kernels that have a formula"
 WITHOUT = "what PyTorch asks for as tensors; scratch that kernels take was left out"
 LACKS = (
     "recorded with fake tensors: {}. Not in it: work space that cuDNN and other libraries ask for, "

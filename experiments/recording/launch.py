@@ -41,6 +41,7 @@ class Plan:
         fake: the shim, to record with fake tensors; None = PyTorch's own history.
         device: what is pretended then, as capture_hook's TIGHTFIT_RECORD_DEVICE.
         scratch: whether scratch that kernels take is added then.
+        hook: file that every Python process of the program runs first.
     """
 
     command: tuple[str, ...]
@@ -57,6 +58,7 @@ class Plan:
     fake: Path | None = None
     device: str = ""
     scratch: bool = True
+    hook: Path = HOOK
 
 
 def find_python(command: Sequence[str]) -> str:
@@ -93,7 +95,7 @@ def run(plan: Plan, python: str, on_snapshot: Callable[[Path], None]) -> int:
     Returns:
         Exit status of the program, of ranks the first that is not 0; 128 + signal.
     """
-    shutil.copyfile(HOOK, plan.folder / "sitecustomize.py")
+    shutil.copyfile(plan.hook, plan.folder / "sitecustomize.py")
     words = list(plan.command)
     if words[0] == "torchrun" and shutil.which("torchrun") is None:
         words[:1] = [python, "-m", "torch.distributed.run"]

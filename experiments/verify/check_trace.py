@@ -25,13 +25,17 @@ from .counters import compare_counters
 from .lines import Line, sha256_of
 from .machine import Machine
 from .pieces import Clock, Pieces
-from .placement import compare_placement
+from .placement import compare_placement, told_run
 from .prediction import Prediction
 from .replayable import replayable, write_steps
 from .sheet import Sheet
 from .verdict import LineResult
 
 REPEATS = 3
+
+
+class NoDevice(VerificationError):
+    """Nobody answered: there is no GPU, or no PyTorch that can use it."""
 
 
 def check_trace(
@@ -58,7 +62,7 @@ def check_trace(
 
     Raises:
         TraceError, ConfigError: the recording cannot be used.
-        VerificationError: there is no device, or nothing runs on it.
+        NoDevice: there is none, or nothing runs on it.
     """
     clock = Clock(seconds)
     subjects = load_subjects(trace, device)
@@ -95,7 +99,7 @@ def probe(machine: Machine, pieces: Pieces, clock: Clock) -> dict[str, Any]:
     """Return what the device says of itself.
 
     Raises:
-        VerificationError: there is none.
+        NoDevice: there is none.
     """
     task = {"mode": "probe", "answer": str(pieces.path("", "probe"))}
     facts = pieces.get("", "probe")
@@ -106,9 +110,9 @@ def probe(machine: Machine, pieces: Pieces, clock: Clock) -> dict[str, Any]:
     if facts is None or "error" in facts:
         pieces.path("", "probe").unlink(missing_ok=True)
         said = facts["error"] if facts else why or "no answer"
-        raise VerificationError(
-            f"verify: no device answered ({said}); V0 is all that can be checked here: "
-            "tightfit replay TRACE --conf LINE; or use --stand-in h100-80g"
+        raise NoDevice(
+            f"verify: no device answered ({said}); without one V0 is all that can be checked, by "
+            "tightfit verify; or use --stand-in h100-80g"
         )
     return facts
 
@@ -143,13 +147,12 @@ class _Check:
         peak = prediction.run.stats["reserved_bytes.all.peak"]
         tries: dict[int, dict[str, Any]] = {}
         first = next_limits(prediction.smallest_limit, peak, {})
+        told = prediction.needs_addresses
         self.ask(
-            [("accept", {"mode": "probe"})]
-            + [("place", {"mode": "place", "snapshot": str(self.snapshot)})]
-            + [(f"count{k}", {"mode": "count", "witness": prediction.peak_op})
-               for k in range(REPEATS)]
-            + [(f"limit{limit}", {"mode": "count", "limit": limit}) for limit in first if limit > 0]
-        )  # fmt: skip
+            [("accept", {"mode": "probe"}), self.play("place", True)]
+            + [self.play(f"count{k}", told, witness=prediction.peak_op) for k in range(REPEATS)]
+            + [self.play(f"limit{limit}", told, limit=limit) for limit in first if limit > 0]
+        )
         accepted = self.pieces.get(conf, "accept")
         if accepted is not None and "error" in accepted:
             return LineResult(self.line.role, conf, refused=f"by PyTorch: {accepted['error']}")
@@ -166,39 +169,49 @@ class _Check:
             else:
                 done = {limit: a["oom"] is None for limit, a in tries.items()}
                 limits = next_limits(prediction.smallest_limit, peak, done)
-                self.ask([(f"limit{x}", {"mode": "count", "limit": x}) for x in limits])
+                self.ask([self.play(f"limit{x}", told, limit=x) for x in limits])
                 continue
             break
         known = [answer for answer in counted if answer is not None]
+        runs = limited = None
+        if told:
+            runs = [told_run(prediction, answer, self.recording(f"count{k}", answer))
+                    for k, answer in enumerate(counted) if answer is not None]  # fmt: skip
+            limited = {limit: told_run(prediction, a, self.recording(f"limit{limit}", a), limit)
+                       for limit, a in tries.items()}  # fmt: skip
         return LineResult(
             self.line.role,
             conf,
-            placement=compare_placement(prediction, placed, self.recording(placed))
+            placement=compare_placement(prediction, placed, self.recording("place", placed))
             if placed
             else None,
-            counters=compare_counters(prediction, known) if len(known) == REPEATS else None,
-            budget=compare_budget(prediction, tries) if not limits else None,
+            counters=compare_counters(prediction, known, runs) if len(known) == REPEATS else None,
+            budget=compare_budget(prediction, tries, limited) if not limits else None,
             died=died,
             predicted_peak_bytes=peak,
         )
 
-    @property
-    def snapshot(self) -> Path:
-        return self.pieces.path(self.line.conf, "place", ".pickle")
+    def play(self, piece: str, history: bool, **more: int) -> tuple[str, dict[str, Any]]:
+        """Return a piece and the worker's task for it, with history on if addresses are wanted."""
+        if not history:
+            return piece, {"mode": "count", **more}
+        snapshot = self.pieces.path(self.line.conf, piece, ".pickle")
+        return piece, {"mode": "place", "snapshot": str(snapshot), **more}
 
-    def recording(self, placed: dict[str, Any]) -> Recording:
-        """Return what V1 recorded; it is kept in our own format, a tenth of the size."""
-        path = self.pieces.path(self.line.conf, "place", ".npz")
+    def recording(self, piece: str, answer: dict[str, Any]) -> Recording:
+        """Return what a process recorded; it is kept in our own format, a tenth of the size."""
+        path = self.pieces.path(self.line.conf, piece, ".npz")
+        dumped = self.pieces.path(self.line.conf, piece, ".pickle")
         if not path.is_file():
-            recording = read_snapshot(self.snapshot.read_bytes(), path.name)
+            recording = read_snapshot(dumped.read_bytes(), path.name)
             mode = "stand-in" if self.machine.stand_in else "gpu"
             origin = origin_of(mode, self.machine.stand_in, ["tightfit verify"])
-            gpu = {"name": placed["gpu"], "total_bytes": placed["total"], "stats": placed["stats"]}
-            told = {name: placed[name] for name in ("torch", "cuda")}
+            gpu = {"name": answer["gpu"], "total_bytes": answer["total"], "stats": answer["stats"]}
+            told = {name: answer[name] for name in ("torch", "cuda")}
             told |= {"conf": self.line.conf, "devices": {"0": gpu}, "reason": "asked"}
             put_origin(recording, origin, told)
             save(recording, path)
-        self.snapshot.unlink(missing_ok=True)
+        dumped.unlink(missing_ok=True)
         return load(path)
 
     def good(self, piece: str, stage: str, died: dict[str, str]) -> dict[str, Any] | None:

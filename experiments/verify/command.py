@@ -74,11 +74,12 @@ def verify(
 ) -> None:
     """Put a prediction to PyTorch's own allocator on a GPU.
 
-    Exit code 1: the verdict is not "confirmed".
+    Without a device only V0 is done: does the release's parser accept the lines? Exit code 1: the
+    verdict is not "confirmed".
     """
     from ...traces.errors import ConfigError
     from ..screen import announce_compiling, emit_json, say, suggest, verdict, warn
-    from .check_trace import check_trace
+    from .check_trace import NoDevice, check_trace
     from .explain import TEXT
     from .lines import write_plan
     from .machine import find_machine
@@ -107,7 +108,11 @@ def verify(
         return
     machine = find_machine(stand_in, torch)
     announce_compiling(MAIN_PATH_SECONDS)
-    sheet = check_trace(trace, lines, machine, out / "pieces", budget, device, warn)
+    try:
+        sheet = check_trace(trace, lines, machine, out / "pieces", budget, device, warn)
+    except NoDevice as error:
+        _check_lines_only(trace, lines, torch, str(error), as_json)
+        raise typer.Exit(1) from None
     written = write_sheet(sheet, out, trace.name.removesuffix(".npz"))
     if as_json:
         emit_json({**sheet.document(), "files": written})
@@ -117,6 +122,30 @@ def verify(
         say(f"{written[1]} says more, {written[0]} has every figure.")
     if sheet.verdict != "confirmed":
         raise typer.Exit(1)
+
+
+def _check_lines_only(
+    trace: Path, lines: Sequence[Line], torch: str | None, why: str, as_json: bool
+) -> None:
+    """V0, where there is no device; print it."""
+    from ..screen import emit_json, say, suggest, table, verdict
+    from .accepted import accept_lines, release_of
+
+    found = accept_lines(lines, release_of(trace, torch))
+    good = len(lines) - len(found.refused)
+    headline = f"V0 ONLY: {good} of {len(lines)} lines accepted by {found.parser}"
+    if as_json:
+        emit_json({"verdict": "V0 only", "headline": headline, "torch": found.torch, "why": why,
+                   "parser": found.parser, "lines": lines, "refused": found.refused})  # fmt: skip
+        return
+    verdict(headline)
+    table("", ["line", "V0"],
+          [[x.conf or "(default)", "refused" if x.conf in found.refused else "accepted"]
+           for x in lines])  # fmt: skip
+    for conf, reason in found.refused.items():
+        say(f"{conf}: {reason}")
+    say(why.removeprefix("verify: "))
+    suggest(f"tightfit verify {trace} --stand-in h100-80g", "tightfit verify --explain")
 
 
 def _verify_program(
@@ -136,16 +165,15 @@ def _verify_program(
         raise ConfigError("--program: found nothing, expected a command such as 'python train.py'")
     out.mkdir(parents=True, exist_ok=True)
     result = run_workload(command, machine, out / "pieces", budget, tell=warn)
-    path = out / "program.workload.json"
-    write_workload(result, command, path)
+    written = write_workload(result, command, "program", out)
     if as_json:
-        emit_json({"verdict": result.verdict, "file": path, **asdict(result)})
+        emit_json({"verdict": result.verdict, "files": written, **asdict(result)})
     else:
         first, *rest = describe(result, program)
         verdict(first)
         for text in rest:
             print(text)
-        say(f"{path} has every figure.")
+        say(f"{written[1]} says more, {written[0]} has every figure.")
     if result.verdict != "confirmed":
         raise typer.Exit(1)
 

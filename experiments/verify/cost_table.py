@@ -8,30 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from ...sim.costs import CALLS, WAIT
-from ...traces.errors import VerificationError
 from ...traces.units import MiB
 from ...traces.whole_file import replacing
-from .machine import Machine
-from .pieces import Clock, Pieces
+from .machine import Machine, ask_once
+from .pieces import Clock
 
 
 def measure_costs(machine: Machine, folder: Path, clock: Clock) -> dict[str, Any]:
-    """Have the driver's calls timed, once.
+    """Have the driver's calls timed, once; see driver_calls.py for the answer.
 
     Raises:
         VerificationError: they could not be.
     """
-    pieces = Pieces(folder, machine.stand_in)
-    answer = pieces.get("", "costs")
-    if answer is not None and "error" not in answer:
-        return answer
-    pieces.path("", "costs").unlink(missing_ok=True)
-    task = {"mode": "costs", "answer": str(pieces.path("", "costs"))}
-    why = machine.carry_out([task], "", clock.left)
-    answer = pieces.get("", "costs") or {"error": why or "no answer"}
-    if "error" in answer:
-        raise VerificationError(f"verify: no costs were measured: {answer['error']}")
-    return answer
+    return ask_once("costs", machine, folder, clock)
 
 
 def line_through(points: Sequence[Sequence[float]]) -> tuple[float, float]:
@@ -73,20 +62,30 @@ def cost_table(answer: dict[str, Any], date: str, stand_in: str) -> dict[str, di
     where = f"{answer['gpu']}, driver {answer['driver'] or 'none'}, torch {answer['torch']}, {date}"
     if stand_in:
         where = f"STAND-IN, times mean nothing: {where}"
+    behind, kernel = costs["behind_kernel"], costs["kernel"] / 1000
     table: dict[str, dict[str, Any]] = {}
     for call in CALLS:
         call_us, mib_us = line_through(costs[call])
         sizes = ", ".join(str(size // MiB) for size, _ in costs[call])
-        source = f"{where}; medians at {sizes} MiB, fitted by relative error"
+        idle, loaded = under_load(costs, call)
+        source = (
+            f"{where}; medians at {sizes} MiB, fitted by relative error; {behind[call][0] // MiB} "
+            f"MiB behind a kernel of {kernel:.0f} us take {loaded:.1f} us, idle {idle:.1f}"
+        )
         table[call] = {"call_us": call_us, "mib_us": mib_us, "kind": "measured", "source": source}
-    idle = next((ns for size, ns in costs["cudaFree"] if size == 20 * MiB), 0)
-    waited = max(0, costs["free_behind_kernel"] - idle) / 1000
-    kernel = costs["kernel"] / 1000
+    idle, loaded = under_load(costs, "cudaFree")
     table[WAIT] = {
-        "call_us": round(waited, 3), "mib_us": 0.0, "kind": "measured",
-        "source": f"{where}; cudaFree of 20 MiB behind a kernel of {kernel:.0f} us, less without",
+        "call_us": round(max(0.0, loaded - idle), 3), "mib_us": 0.0, "kind": "measured",
+        "source": f"{where}; cudaFree of {behind['cudaFree'][0] // MiB} MiB behind a kernel of "
+        f"{kernel:.0f} us, less without",
     }  # fmt: skip
     return table
+
+
+def under_load(costs: dict[str, Any], call: str) -> tuple[float, float]:
+    """Return microseconds that a call takes idle and behind a kernel, for the same size."""
+    size, loaded = costs["behind_kernel"][call]
+    return next(ns for s, ns in costs[call] if s == size) / 1000, loaded / 1000
 
 
 def write_table(table: dict[str, dict[str, Any]], path: Path) -> None:

@@ -13,38 +13,46 @@ from typing import Any
 MIB = 1 << 20
 MALLOC_MIB = (2, 20, 64, 256, 1024)
 MAP_MIB = (2, 20, 200)
+LOADED_MIB = 20  # behind a kernel; among the sizes of both lists above
+KERNEL_CYCLES = 200_000  # about 100 microseconds
 REPEATS = 15
 
 
-class _Location(ctypes.Structure):
+class Location(ctypes.Structure):
     """CUmemLocation."""
 
     _fields_ = [("type", ctypes.c_int), ("id", ctypes.c_int)]
 
 
-class _Properties(ctypes.Structure):
+class Properties(ctypes.Structure):
     """CUmemAllocationProp."""
 
     _fields_ = [
-        ("type", ctypes.c_int), ("handles", ctypes.c_int), ("location", _Location),
+        ("type", ctypes.c_int), ("handles", ctypes.c_int), ("location", Location),
         ("window", ctypes.c_void_p), ("flags", ctypes.c_ubyte * 8),
     ]  # fmt: skip
 
 
-class _Access(ctypes.Structure):
+class Access(ctypes.Structure):
     """CUmemAccessDesc."""
 
-    _fields_ = [("location", _Location), ("flags", ctypes.c_int)]
+    _fields_ = [("location", Location), ("flags", ctypes.c_int)]
+
+
+def load_driver() -> tuple[Any, Any]:
+    """Return the runtime that PyTorch has loaded, and the driver."""
+    return ctypes.CDLL(_loaded("libcudart")), ctypes.CDLL("libcuda.so.1")
 
 
 def measure(torch: Any) -> dict[str, Any]:
-    """Return medians by call and size: {"cudaMalloc": [[bytes, ns], ...], ...}, and the wait.
+    """Return medians by call and size, idle and behind a kernel.
 
-    `wait` is what cudaFree takes longer behind a kernel of the length `kernel`, both in ns.
+    {"cudaMalloc": [[bytes, ns], ...], ..., "behind_kernel": {"cudaMalloc": [bytes, ns], ...},
+    "kernel": ns}: `behind_kernel` is what a call takes that is made right after a kernel was
+    launched which by itself takes `kernel` from launch to end.
     """
     torch.empty(1, device="cuda")
-    runtime = ctypes.CDLL(_loaded("libcudart"))
-    driver = ctypes.CDLL("libcuda.so.1")
+    runtime, driver = load_driver()
     out: dict[str, Any] = {name: [] for name in ("cudaMalloc", "cudaFree")}
     for mib in MALLOC_MIB:
         allocs, frees = zip(*(_malloc(runtime, mib * MIB) for _ in range(REPEATS)), strict=True)
@@ -54,8 +62,7 @@ def measure(torch: Any) -> dict[str, Any]:
         rows = [_mapping(driver, mib * MIB) for _ in range(REPEATS)]
         for name in rows[0]:
             out.setdefault(name, []).append([mib * MIB, median([row[name] for row in rows])])
-    out |= _waits(torch, runtime)
-    return out
+    return out | _under_load(torch, runtime, driver)
 
 
 def median(values: Any) -> int:
@@ -82,17 +89,20 @@ def _timed(call: Callable[[], int]) -> int:
     return taken
 
 
-def _malloc(runtime: Any, size: int) -> tuple[int, int]:
+def _malloc(runtime: Any, size: int, before: Callable[[], None] = lambda: None) -> tuple[int, int]:
+    """Time cudaMalloc and cudaFree; `before` is called before each, and not timed."""
     pointer = ctypes.c_void_p()
+    before()
     alloc = _timed(lambda: runtime.cudaMalloc(ctypes.byref(pointer), ctypes.c_size_t(size)))
+    before()
     return alloc, _timed(lambda: runtime.cudaFree(pointer))
 
 
-def _mapping(driver: Any, size: int) -> dict[str, int]:
-    """Time one life of mapped memory."""
+def _mapping(driver: Any, size: int, before: Callable[[], None] = lambda: None) -> dict[str, int]:
+    """Time one life of mapped memory; `before` is called before each call, and not timed."""
     n, none, start, handle = ctypes.c_size_t(size), ctypes.c_size_t(0), u64(), u64()
-    pinned = _Properties(1, 0, _Location(1, 0), None)
-    access = _Access(_Location(1, 0), 3)
+    pinned = Properties(1, 0, Location(1, 0), None)
+    access = Access(Location(1, 0), 3)
     one = ctypes.c_size_t(1)
     calls: dict[str, Callable[[], int]] = {
         "cuMemAddressReserve": lambda: driver.cuMemAddressReserve(
@@ -107,7 +117,11 @@ def _mapping(driver: Any, size: int) -> dict[str, int]:
         "cuMemRelease": lambda: driver.cuMemRelease(handle),
         "cuMemAddressFree": lambda: driver.cuMemAddressFree(start, n),
     }
-    return {name: _timed(call) for name, call in calls.items()}
+    taken = {}
+    for name, call in calls.items():
+        before()
+        taken[name] = _timed(call)
+    return taken
 
 
 def u64(value: int = 0) -> ctypes.c_uint64:
@@ -115,17 +129,24 @@ def u64(value: int = 0) -> ctypes.c_uint64:
     return ctypes.c_uint64(value)
 
 
-def _waits(torch: Any, runtime: Any) -> dict[str, int]:
-    """Time cudaFree behind a kernel, and that kernel."""
-    pointer = ctypes.c_void_p()
-    waits, kernels = [], []
+def _under_load(torch: Any, runtime: Any, driver: Any) -> dict[str, Any]:
+    """Time every call right behind the launch of a kernel, and that kernel by itself."""
+
+    def launch() -> None:
+        torch.cuda.synchronize()
+        torch.cuda._sleep(KERNEL_CYCLES)
+
+    kernels = []
     for _ in range(REPEATS):
         torch.cuda.synchronize()
-        runtime.cudaMalloc(ctypes.byref(pointer), ctypes.c_size_t(20 * MIB))
         begun = time.perf_counter_ns()
-        torch.cuda._sleep(200_000)  # cycles: about 100 microseconds
+        torch.cuda._sleep(KERNEL_CYCLES)
         torch.cuda.synchronize()
         kernels.append(time.perf_counter_ns() - begun)
-        torch.cuda._sleep(200_000)
-        waits.append(_timed(lambda: runtime.cudaFree(pointer)))
-    return {"free_behind_kernel": median(waits), "kernel": median(kernels)}
+    size = LOADED_MIB * MIB
+    allocs, frees = zip(*(_malloc(runtime, size, launch) for _ in range(REPEATS)), strict=True)
+    behind = {"cudaMalloc": [size, median(allocs)], "cudaFree": [size, median(frees)]}
+    rows = [_mapping(driver, size, launch) for _ in range(REPEATS)]
+    behind |= {name: [size, median([row[name] for row in rows])] for name in rows[0]}
+    torch.cuda.synchronize()
+    return {"behind_kernel": behind, "kernel": median(kernels)}

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ...traces.errors import VerificationError
+from .pieces import Clock, Pieces
 
 WORKER = Path(__file__).with_name("worker.py")
 
@@ -25,6 +26,7 @@ class Machine:
         python: the interpreter.
         stand_in: the profile's name; "" on a real GPU.
         libraries: folder of the stand-in's libraries.
+        runtime: file name of the CUDA runtime in it.
         path: folders put before the interpreter's own.
         extra: further variables.
     """
@@ -32,6 +34,7 @@ class Machine:
     python: str = sys.executable
     stand_in: str = ""
     libraries: Path | None = None
+    runtime: str = ""
     path: tuple[Path, ...] = ()
     extra: dict[str, str] = field(default_factory=dict)
 
@@ -86,6 +89,7 @@ def find_machine(stand_in: str | None, torch: str | None = None) -> Machine:
     """
     if stand_in is None:
         return Machine()
+    from ..oracle.build import runtime_name
     from ..recording.libraries import build_libraries
     from ..recording.profiles import find_profile
     from ..recording.whole_wheel import find_build
@@ -95,6 +99,32 @@ def find_machine(stand_in: str | None, torch: str | None = None) -> Machine:
     return Machine(
         stand_in=stand_in,
         libraries=build_libraries(build),
+        runtime=runtime_name(build.wheel.cuda),
         path=build.path,
-        extra=profile.environment(1),
+        extra=profile.environment(1, build.codes),
     )
+
+
+def ask_once(mode: str, machine: Machine, folder: Path, clock: Clock) -> dict[str, Any]:
+    """Return the answer to a task that needs no program: "costs", "habits" or "libraries".
+
+    Args:
+        mode: the task, and the name of its piece.
+        machine: who answers.
+        folder: for the piece; an answer that is there is not asked for again.
+        clock: how long it may take.
+
+    Raises:
+        VerificationError: there was no answer.
+    """
+    pieces = Pieces(folder, machine.stand_in)
+    answer = pieces.get("", mode)
+    if answer is not None and "error" not in answer:
+        return answer
+    path = pieces.path("", mode)
+    path.unlink(missing_ok=True)
+    why = machine.carry_out([{"mode": mode, "answer": str(path)}], "", clock.left)
+    answer = pieces.get("", mode) or {"error": why or "no answer"}
+    if "error" in answer:
+        raise VerificationError(f"verify: nothing was learnt of {mode}: {answer['error']}")
+    return answer

@@ -13,10 +13,9 @@ from ...traces.program import Layout, Op, Program
 from ...traces.recording import DeviceRecording, Recording
 from ...traces.units import format_bytes
 from .places import ACTION, POOL, RETURNS, SHOWN, SIZE, STREAM, Places, table
-from .prediction import Driver, Prediction
+from .prediction import GIVING, Driver, Prediction
 
 ASKING = (int(Action.ALLOC), int(Action.OOM))
-GIVING = (int(Action.SEGMENT_ALLOC), int(Action.SEGMENT_MAP))
 
 
 @dataclass(frozen=True)
@@ -27,28 +26,36 @@ class Placement:
         events, events_exact: events of the real allocator; those before the first that differs from
             the prediction.
         allocs: allocations among them.
-        with_driver_exact: the same, but with the driver's real addresses told to the simulator:
-            releases before 2.13 break ties between equal blocks by address.
         state_exact: the final segments are the predicted ones, block by block.
         divergence: the first difference, in words; "" if there is none.
-        recorded: the pools' ids stood in the history and were compared too.
+        by_address: whether the release breaks ties between equal blocks by address (until 2.11).
+            Then the simulation is told the driver's addresses before it is compared.
+        unaided_exact: as events_exact, but with addresses as the simulator gives them.
+        exact_when_told: whether the simulation that is told the driver's addresses is exact.
+        recorded_pools: the pools' ids stood in the history and were compared too.
     """
 
     events: int
     events_exact: int
     allocs: int
-    with_driver_exact: int
     state_exact: bool
     divergence: str
+    by_address: bool
+    unaided_exact: int
+    exact_when_told: bool
     recorded_pools: bool
 
     @property
     def is_exact(self) -> bool:
-        return self.events_exact == self.events and self.state_exact and not self.divergence
+        return not self.divergence
 
-    @property
-    def is_exact_with_driver(self) -> bool:
-        return self.with_driver_exact == self.events and self.state_exact
+
+def told_run(
+    prediction: Prediction, answer: dict[str, Any], recording: Recording, limit: int | None = None
+) -> Run:
+    """Return the run in which the driver answers as it did while this was recorded."""
+    real, _ = _real_events(recording, answer)
+    return prediction.run_with(driver_of(prediction.program, real, answer), limit)
 
 
 def compare_placement(
@@ -63,32 +70,32 @@ def compare_placement(
     """
     real, has_pools = _real_events(recording, answer)
     rows, places = table(*(real[:, k] for k in range(5)))
-    run = prediction.run
-    mine, my_places = _simulated(run)
     if not has_pools:
-        rows[:, POOL] = mine[:, POOL] = 0
-    exact = _agreeing(rows, mine)
-    divergence = ""
-    if exact < len(rows) or len(mine) > len(rows):
-        divergence = explain(prediction.program, rows, mine, exact, run)
-    driver = driver_of(prediction.program, real, answer)
-    told = prediction.run_with(driver)
-    with_driver, told_places = _simulated(told)
-    if not has_pools:
-        with_driver[:, POOL] = 0
+        rows[:, POOL] = 0
     shown = _final(_layout_of(recording), places)
-    state = np.array_equal(shown, _final(run.layout, my_places))
-    if not state and exact < len(rows):
-        state = np.array_equal(shown, _final(told.layout, told_places))
-    elif not state:
-        divergence = divergence or "the final segments differ though every event agrees"
+
+    def held_against(run: Run) -> tuple[int, bool, str]:
+        mine, my_places = _simulated(run)
+        if not has_pools:
+            mine[:, POOL] = 0
+        exact = _agreeing(rows, mine)
+        state = bool(np.array_equal(shown, _final(run.layout, my_places)))
+        if exact < len(rows) or len(mine) > len(rows):
+            return exact, state, explain(prediction.program, rows, mine, exact, run)
+        return exact, state, "" if state else "the final segments differ, every event agrees"
+
+    alone = held_against(prediction.run)
+    told = held_against(prediction.run_with(driver_of(prediction.program, real, answer)))
+    events_exact, state, divergence = told if prediction.needs_addresses else alone
     return Placement(
         events=len(rows),
-        events_exact=exact,
+        events_exact=events_exact,
         allocs=int((rows[:, ACTION] == Action.ALLOC).sum()),
-        with_driver_exact=_agreeing(rows, with_driver),
-        state_exact=bool(state),
+        state_exact=state,
         divergence=divergence,
+        by_address=prediction.needs_addresses,
+        unaided_exact=alone[0],
+        exact_when_told=not told[2],
         recorded_pools=has_pools,
     )
 

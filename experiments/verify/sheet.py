@@ -63,7 +63,8 @@ class Sheet:
             "headline": self.headline,
             **{f.name: getattr(self, f.name) for f in dataclasses.fields(self)},
             "lines": [
-                {"verdict": x.verdict, "reasons": x.reasons, **dataclasses.asdict(x)}
+                {"verdict": x.verdict, "reasons": x.reasons, "notes": x.notes}
+                | dataclasses.asdict(x)
                 for x in self.lines
             ],
         }
@@ -91,6 +92,15 @@ class Sheet:
             if line.reasons:
                 out += ["", f"`{line.conf or '(default)'}` is {line.verdict} because:", ""]
                 out += [f"* {reason}" for reason in line.reasons]
+        if any(x.placement is not None and x.placement.by_address for x in self.lines):
+            out += [
+                "",
+                f"torch {f['torch']} takes the lowest address of equal free blocks, which only the "
+                "driver knows: V1 to V2b are held against the simulation that is told the "
+                "addresses each process was given.",
+                "",
+            ]
+            out += [f"* `{x.conf or '(default)'}`: {note}" for x in self.lines for note in x.notes]
         return "\n".join(out) + "\n"
 
     def _row(self, line: LineResult) -> str:

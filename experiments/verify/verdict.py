@@ -76,7 +76,24 @@ class LineResult:
             out += _wrong("V2b", b.wrong)
         if p is not None and not p.is_exact:
             told = " (exact once the driver's addresses are known)"
-            out.append(f"V1: {p.divergence}" + (told if p.is_exact_with_driver else ""))
+            out.append(f"V1: {p.divergence}" + (told if p.exact_when_told else ""))
+        return out
+
+    @property
+    def notes(self) -> list[str]:
+        """What does not speak against the line, and should be known."""
+        p, b = self.placement, self.budget
+        out = []
+        if p is not None and p.by_address and p.unaided_exact < p.events:
+            out.append(
+                f"V1: without the driver's addresses {p.unaided_exact:,} of {p.events:,} events "
+                "are predicted before the first that is not"
+            )
+        if b is not None and b.told and b.predicted != b.measured:
+            out.append(
+                f"V2b: without the driver's addresses the smallest limit is predicted as "
+                f"{_size(b.predicted)}; it is {_size(b.measured)}"
+            )
         return out
 
 

@@ -10,6 +10,8 @@ own, forked before CUDA is touched, and an answer in a JSON file. A task names `
     place   play the steps with history on and write the snapshot
     count   play the steps and report every counter
     costs   measure the driver's calls
+    habits  look at the addresses and sizes that the driver gives out
+    libraries  measure what CUDA's libraries keep for themselves
 
 and besides: `answer` (the file to write), `steps` (the program, see replayable.py), `snapshot` (the
 file to write), `limit` (bytes the process may reserve; 0 = no limit), `witness` (step after which
@@ -82,6 +84,14 @@ def answer_of(torch: Any, task: dict[str, Any]) -> dict[str, Any]:
         from driver_calls import measure  # pyright: ignore[reportMissingImports]
 
         answer["costs"] = measure(torch)
+    elif task["mode"] == "habits":
+        from driver_habits import look  # pyright: ignore[reportMissingImports]
+
+        answer["habits"] = look(torch)
+    elif task["mode"] == "libraries":
+        from library_memory import measure  # pyright: ignore[reportMissingImports]
+
+        answer["libraries"] = measure(torch)
     else:
         answer |= play(torch, task)
     answer["seconds"] = time.monotonic() - begun
@@ -140,7 +150,7 @@ def play(torch: Any, task: dict[str, Any]) -> dict[str, Any]:
     live: dict[int, int] = {}
     returns: list[list[int]] = []
     oom = None
-    witness = None
+    witness = held = None
     at_witness = task.get("witness", -1)
     columns = zip(
         *(steps[name].tolist() for name in ("code", "slot", "size", "stream", "pool")), strict=True
@@ -175,12 +185,14 @@ def play(torch: Any, task: dict[str, Any]) -> dict[str, Any]:
             returns.append([step, before, stats(device)["num_device_free"]])
         if step == at_witness:
             witness = torch.cuda.mem_get_info()[0]
+            held = stats(device)["reserved_bytes"]["all"]["current"]
     answer = {
         "streams": streams,
         "pools": pools.ids,
         "oom": oom,
         "returns": returns,
         "free_at_witness": witness,
+        "reserved_at_witness": held,
         "free_at_end": torch.cuda.mem_get_info()[0],
         "stats": {k: v for k, v in torch.cuda.memory_stats(device).items() if isinstance(v, int)},
     }

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from ...traces.store import save
 from ...traces.units import MiB
 from ...traces.whole_file import replacing
 from ..subject import Subject, load_subjects
+from .lines import sha256_of
 from .machine import Machine
 from .pieces import Clock, Pieces
 
@@ -56,7 +58,7 @@ class Measured:
         peaks: those of each run.
         step_ns: median step time of each measured run.
         retries: calls that had to give cached memory back, over all runs.
-        failed: why runs of it failed; each failed run is kept and not repeated.
+        failed: why a run of it failed; that answer is kept, and the line is not run again.
         ratio, low, high: step time against the default's, and its 95 % bootstrap interval.
     """
 
@@ -83,13 +85,25 @@ class Measured:
 
 @dataclass(frozen=True)
 class WorkloadResult:
-    """The outcome of V3; `tau` is Kendall's over all lines, None with fewer than three."""
+    """The outcome of V3.
+
+    Attributes:
+        lines: default, winner, runner-up, worst, and the rest of the ladder.
+        tau: Kendall's over all lines; None with fewer than three different predictions.
+        seed: of the bootstrap.
+        stand_in: the stand-in's profile; "" on a real GPU.
+        finished: every run that was planned is done or has failed.
+        facts: what device and PyTorch said of themselves, and the recording's sha256.
+        date: when this was worked out.
+    """
 
     lines: list[Measured]
     tau: float | None
     seed: int
     stand_in: str
     finished: bool
+    facts: dict[str, Any] = field(default_factory=dict)
+    date: str = ""
 
     @property
     def verdict(self) -> str:
@@ -198,6 +212,8 @@ def run_workload(
     finished = True
     for conf, number in wanted:
         tell(f"run {number} under {conf or '(default)'}")
+        if failed[conf]:
+            continue  # it would only fail again, and its verdict is known
         answer = _run(command, machine, pieces, conf, f"run{number}", clock)
         finished &= answer is not None
         if answer is not None and "error" in answer:
@@ -214,13 +230,14 @@ def run_workload(
         )
         for conf, role in roles.items() if answers[conf] or failed[conf]
     ]  # fmt: skip
-    return judge(lines, machine.stand_in, finished)
+    facts = {key: first.get(key, "") for key in ("gpu", "total", "torch", "cuda", "driver")}
+    facts["recording_sha256"] = sha256_of(recorded)
+    date = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return replace(judge(lines, machine.stand_in, finished), facts=facts, date=date)
 
 
 def judge(lines: list[Measured], stand_in: str, finished: bool) -> WorkloadResult:
     """Work the intervals and the rank correlation out."""
-    from dataclasses import replace
-
     from scipy.stats import kendalltau
 
     base = next((x.step_ns for x in lines if x.role == "default"), [])

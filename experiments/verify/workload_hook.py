@@ -80,6 +80,7 @@ class Watch:
             "stats": {k: v for k, v in torch.cuda.memory_stats().items() if isinstance(v, int)},
             "gpu": torch.cuda.get_device_name(), "total": torch.cuda.mem_get_info()[1],
             "torch": str(torch.__version__), "cuda": str(torch.version.cuda),
+            "driver": driver_version(),
         }  # fmt: skip
         if self.snapshot:
             with open(self.snapshot, "wb") as file:
@@ -87,6 +88,16 @@ class Watch:
         with open(self.answer + ".part", "w", encoding="utf-8") as file:
             json.dump(answer, file)
         os.replace(self.answer + ".part", self.answer)
+
+
+def driver_version() -> str:
+    """Return the kernel driver's version, "" where there is none."""
+    try:
+        with open("/proc/driver/nvidia/version", encoding="utf-8") as file:
+            words = file.readline().split("Kernel Module", 1)[-1].split()
+        return next(word for word in words if word[:1].isdigit())
+    except (OSError, StopIteration):
+        return ""
 
 
 if __name__ == "sitecustomize" and os.environ.get("TIGHTFIT_WORKLOAD"):

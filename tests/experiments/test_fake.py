@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +24,7 @@ from tightfit.experiments.corpus.fidelity import (
     measure,
 )
 from tightfit.experiments.recording.fake import build_shim
-from tightfit.experiments.recording.whole_wheel import find_build
+from tightfit.experiments.recording.whole_wheel import Build
 from tightfit.traces.errors import TightfitError
 from tightfit.traces.event import Action
 from tightfit.traces.load import load
@@ -218,14 +217,9 @@ def test_an_allocation_says_which_operation_asked_for_it(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_asks_for_what_the_stand_in_asks_for_but_scratch() -> None:
+def test_asks_for_what_the_stand_in_asks_for_but_scratch(build: Build) -> None:
     workload = next(w for w in WORKLOADS if w.name == "convnet")
-    release = version("torch").split("+")[0]
-    try:
-        find_build(release, download=False)
-    except TightfitError as error:
-        pytest.skip(f"{error}; 'tightfit record --stand-in' fetches it")
-    found = measure(workload, release)
+    found = measure(workload, build.wheel.version)
     assert found.invented == 0
     assert found.share == 1 and found.in_order == found.real and found.peak_error == 0
 

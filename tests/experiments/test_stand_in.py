@@ -1,6 +1,6 @@
 """The unmodified CUDA build of PyTorch over the stand-in: what it does and what is recorded of it.
 
-Needs the whole wheel of a release, 0.5 GB, and runs only where it is in the cache already.
+Needs the whole wheel of a release, 0.5 GB; conftest.py says which.
 """
 
 from __future__ import annotations
@@ -20,13 +20,12 @@ from tightfit.experiments import cli
 from tightfit.experiments.oracle.build import runtime_name
 from tightfit.experiments.recording.libraries import build_libraries
 from tightfit.experiments.recording.profiles import find_profile
-from tightfit.experiments.recording.whole_wheel import NEWEST, Build, find_build
+from tightfit.experiments.recording.whole_wheel import Build
 from tightfit.experiments.subject import find_release, load_subjects
 from tightfit.policies.native import replay_native
 from tightfit.sim.device import Device
 from tightfit.sim.release import release
 from tightfit.sim.settings_line import parse_settings
-from tightfit.traces.errors import TightfitError
 
 pytestmark = pytest.mark.slow
 
@@ -42,15 +41,6 @@ for step in range(4):
     optimizer.zero_grad()
     print(torch.cuda.get_device_name(), torch.cuda.get_device_capability(), x.sum().item())
 """
-
-
-@pytest.fixture(scope="module")
-def build() -> Build:
-    """The whole CUDA build of the newest release, if it is in the cache."""
-    try:
-        return find_build(NEWEST, download=False)
-    except TightfitError as error:
-        pytest.skip(f"{error}; 'tightfit record --stand-in' fetches it")
 
 
 def run_on(build: Build, script: Path, gpu: str = "h100-80g", **more: str) -> str:
@@ -89,8 +79,9 @@ def test_the_stand_in_offers_every_function_that_pytorch_imports(build: Build) -
     assert done.returncode == 0, done.stderr[-600:]
 
 
-def record(script: Path, out: Path, *words: str) -> None:
-    command = ["record", "--stand-in", "h100-80g", "--torch", NEWEST, "-o", str(out), *words]
+def record(build: Build, script: Path, out: Path, *words: str) -> None:
+    torch = build.wheel.version
+    command = ["record", "--stand-in", "h100-80g", "--torch", torch, "-o", str(out), *words]
     assert cli.main([*command, "--", sys.executable, str(script)]) == 0
 
 
@@ -101,12 +92,12 @@ def test_a_recording_is_exact_and_predicts_the_run_under_the_other_line(
     script = tmp_path / "train.py"
     script.write_text(TRAIN)
     other = "" if line else "expandable_segments:True"
-    record(script, tmp_path / "a.npz", "--conf", line)
-    record(script, tmp_path / "b.npz", "--conf", other)
+    record(build, script, tmp_path / "a.npz", "--conf", line)
+    record(build, script, tmp_path / "b.npz", "--conf", other)
     (a,), (b,) = load_subjects(tmp_path / "a.npz"), load_subjects(tmp_path / "b.npz")
     assert find_release([a], None).exactness[0].is_exact
     truth = b.recording.extra["recorded"]["devices"]["0"]
-    rules = release("2.15")
+    rules = release(build.wheel.version)
     run = replay_native(
         a.kept, parse_settings(other, rules), rules, Device(truth["total_bytes"]), track=True
     )
@@ -121,7 +112,7 @@ def test_a_recording_is_exact_and_predicts_the_run_under_the_other_line(
 def test_what_was_read_back_is_named(build: Build, tmp_path: Path, capsys: Any) -> None:
     script = tmp_path / "train.py"
     script.write_text(TRAIN)
-    record(script, tmp_path / "a.npz")
+    record(build, script, tmp_path / "a.npz")
     capsys.readouterr()
     assert cli.main(["info", str(tmp_path / "a.npz"), "--json"]) == 0
     found = {f["kind"]: f for f in json.loads(capsys.readouterr().out)["findings"]}
@@ -139,7 +130,7 @@ def test_a_small_device_runs_out_of_memory_as_a_real_one(build: Build, tmp_path:
         "except torch.OutOfMemoryError as e:\n    print(len(keep), str(e)[:24])\n"
     )
     assert run_on(build, script, "v100-16g") == "15 CUDA out of memory. Trie\n"
-    record(script, tmp_path / "o.npz")
+    record(build, script, tmp_path / "o.npz")
     assert (tmp_path / "o.oom.npz").is_file()
 
 
@@ -153,7 +144,7 @@ def test_ranks_share_one_group_and_each_has_a_device(build: Build, tmp_path: Pat
         "parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]\n"
         "dist.all_gather(parts, x)\ndist.all_reduce(x)\ndist.destroy_process_group()\n"
     )
-    record(script, tmp_path / "r.npz", "--ranks", "2")
+    record(build, script, tmp_path / "r.npz", "--ranks", "2")
     for rank in range(2):
         (subject,) = load_subjects(tmp_path / f"r.rank{rank}.npz")
         assert subject.recording.extra["recorded"]["rank"] == rank

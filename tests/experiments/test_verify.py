@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from tightfit.experiments import cli
-from tightfit.experiments.gpu.runs import HERE, RUNS, pack
+from tightfit.experiments.gpu.pack import pack
+from tightfit.experiments.gpu.runs import CHECKS, HERE
 from tightfit.experiments.subject import load_subjects
 from tightfit.experiments.verify.budget import compare_budget, next_limits
 from tightfit.experiments.verify.check_trace import check_trace
@@ -23,9 +24,10 @@ from tightfit.experiments.verify.cost_table import cost_table, line_through, wri
 from tightfit.experiments.verify.counters import compare_counters
 from tightfit.experiments.verify.lines import Line, read_plan
 from tightfit.experiments.verify.machine import Machine
-from tightfit.experiments.verify.placement import compare_placement, free_ranges
+from tightfit.experiments.verify.placement import compare_placement, free_ranges, told_run
 from tightfit.experiments.verify.places import table
-from tightfit.experiments.verify.prediction import STEP, Prediction
+from tightfit.experiments.verify.pool_counters import pool_counters
+from tightfit.experiments.verify.prediction import STEP, Driver, Prediction
 from tightfit.experiments.verify.replayable import replayable, write_steps
 from tightfit.experiments.verify.sheet import Sheet, write_sheet
 from tightfit.experiments.verify.verdict import LineResult, overall
@@ -33,6 +35,7 @@ from tightfit.sim.costs import read_costs
 from tightfit.sim.device import Device
 from tightfit.sim.export import snapshot_of
 from tightfit.sim.release import release
+from tightfit.sim.run import RUN_EVENT, Run
 from tightfit.traces.errors import ConfigError
 from tightfit.traces.event import Action
 from tightfit.traces.program import Op
@@ -62,18 +65,21 @@ def answer_to(prediction: Prediction, **changes: int) -> dict[str, Any]:
     return {
         **FACTS, "stats": stats, "oom": None, "free_at_end": FACTS["free"] - held,
         "free_at_witness": FACTS["free"] - stats["reserved_bytes.all.peak"], "returns": [],
+        "reserved_at_witness": stats["reserved_bytes.all.peak"],
         "streams": prediction.program.streams.tolist(), "pools": prediction.program.pools,
     }  # fmt: skip
 
 
-def recording_of(prediction: Prediction, line: str | None = None) -> Any:
+def recording_of(prediction: Prediction, line: str | None = None, run: Run | None = None) -> Any:
     """The snapshot that a real allocator would have dumped."""
     import pickle
 
     from tightfit.traces.snapshot import read_snapshot
 
     other = replace(prediction, line=prediction.line if line is None else line)
-    dumped = snapshot_of(other.program, other.run, conf=other.line, release="2.15")
+    dumped = snapshot_of(
+        other.program, run or other.run, conf=other.line, release=prediction.rules.name
+    )
     return read_snapshot(pickle.dumps(dumped, protocol=4), "dumped")
 
 
@@ -95,7 +101,7 @@ def result(prediction: Prediction, **parts: Any) -> LineResult:
 def test_what_does_as_predicted_is_confirmed(prediction: Prediction) -> None:
     whole = result(prediction)
     assert whole.verdict == "confirmed" and whole.reasons == []
-    assert whole.placement is not None and whole.placement.is_exact_with_driver
+    assert whole.placement is not None and whole.placement.exact_when_told
     assert whole.placement.events > 3000
 
 
@@ -149,6 +155,41 @@ def test_a_missing_stage_is_no_verdict(prediction: Prediction) -> None:
     assert missing.verdict == "unfinished"
     assert overall([result(prediction), missing]) == "unfinished"
     assert overall([result(prediction)]) == "confirmed"
+
+
+def test_where_the_lowest_address_is_taken_the_driver_s_addresses_are_told() -> None:
+    (subject,) = load_subjects(DATA / "mlp_train.npz")
+    program = replayable(subject.program).program
+    old = Prediction(program, "", release("2.11"), Device(80 * GiB, GiB))
+    calls = old.run.events[old.run.events["action"] == Action.SEGMENT_ALLOC]
+    falling = (1 << 45) - (np.arange(len(calls), dtype=np.uint64) << 34)  # as some drivers do
+    real = old.run_with(Driver(calls["op"], calls["action"], falling, calls["size"]))
+    assert real.stats != old.run.stats
+    answer = {**answer_to(old), "stats": real.stats}
+    recording = recording_of(old, run=real)
+    placement = compare_placement(old, answer, recording)
+    assert placement.is_exact and placement.exact_when_told and placement.by_address
+    assert placement.unaided_exact < placement.events_exact == placement.events
+    runs = [told_run(old, answer, recording)] * 2
+    assert compare_counters(old, [answer] * 2, runs).is_exact
+    assert not compare_counters(old, [answer] * 2).is_exact
+    newer = replace(old, rules=release("2.15"))
+    assert not compare_placement(newer, answer, recording).is_exact
+
+
+def test_where_addresses_decide_each_limit_is_held_to_the_run_that_knew_them() -> None:
+    old = Prediction(replayable(load_subjects(DATA / "streams.default.npz")[0].program).program,
+                     "", release("2.11"), Device(80 * GiB, GiB))  # fmt: skip
+    limit = old.smallest_limit
+    assert limit is not None
+    fits, fails = old.run_within(limit + STEP), old.run_within(limit - STEP)
+    answers = {
+        limit + STEP: {"oom": None, "stats": fits.stats}, limit: {"oom": {"step": 1}, "stats": {}},
+    }  # fmt: skip
+    as_told = compare_budget(old, answers, {limit + STEP: fits, limit: fails})
+    assert as_told.is_equal and as_told.predicted != as_told.measured and not as_told.wrong
+    assert not compare_budget(old, answers, {limit + STEP: fits, limit: fits}).is_equal
+    assert not compare_budget(old, answers).is_equal
 
 
 @pytest.mark.parametrize("real", [STEP, 11 * STEP, 37 * STEP, 38 * STEP, 60 * STEP, 300 * STEP])
@@ -220,11 +261,44 @@ def test_waiting_frees_and_graphs_become_what_can_be_replayed(tmp_path: Path) ->
         assert np.array_equal(steps["size"][mallocs], sizes)
 
 
-def test_without_a_device_one_message_says_what_can_be_done(tmp_path: Path, capsys: Any) -> None:
-    words = ["verify", str(DATA / "mlp_train.npz"), "--conf", "", "-o", str(tmp_path / "v")]
-    assert cli.main(words) == 2
-    said = capsys.readouterr().err
-    assert "V0 is all that can be checked here" in said and "--stand-in" in said
+@pytest.mark.parametrize("torch", ["2.15.0", "2.11.0"])
+def test_without_a_device_the_parser_s_answer_is_all_there_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, torch: str
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # no libraries: our own reading, said so
+    monkeypatch.delenv("TIGHTFIT_WHEELS", raising=False)
+    words = ["verify", str(DATA / "mlp_train.npz"), "-o", str(tmp_path / "v"), "--torch", torch]
+    lines = ["--conf", "", "--conf", "expandable_segments_reserve:0.5", "--conf", "no_such_key:1"]
+    assert cli.main([*words, *lines]) == 1
+    printed = capsys.readouterr().out
+    good = 2 if torch == "2.15.0" else 1
+    assert f"V0 ONLY: {good} of 3 lines accepted by our reading of torch {torch[:4]}" in printed
+    assert "no device answered" in printed and "--stand-in" in printed
+    assert cli.main([*words, *lines, "--json"]) == 1
+    document = json.loads(capsys.readouterr().out)
+    assert document["verdict"] == "V0 only" and "no_such_key:1" in document["refused"]
+
+
+def test_each_private_pool_has_counters_of_its_own() -> None:
+    small, large, page = 2 * MiB, 20 * MiB, 1 << 30
+    rows = [
+        (0, Action.SEGMENT_ALLOC, page, small, 0, 0),
+        (1, Action.SEGMENT_ALLOC, 2 * page, small, 0, 1),
+        (2, Action.SEGMENT_MAP, 3 * page, small, 0, 1),
+        (3, Action.SEGMENT_MAP, 3 * page + small, small, 0, 1),
+        (4, Action.SEGMENT_ALLOC, 4 * page, large, 0, 1),
+        (5, Action.SEGMENT_UNMAP, 3 * page, 2 * small, 0, 1),
+        (6, Action.SEGMENT_FREE, 4 * page, large, 0, 1),
+    ]
+    events = np.array(rows, RUN_EVENT)
+    run = Run(7, -1, 0, {}, np.zeros(0, np.uint64), events)
+    found = pool_counters(run, [(0, 0), (0, 7), (3, 0)])
+    name = "reserved_bytes_by_private_pools.0_7."
+    assert [found[f"{name}small_pool.{what}"] for what in ("current", "peak", "allocated", "freed")
+            ] == [small, 3 * small, 3 * small, 2 * small]  # fmt: skip
+    assert [found[f"{name}large_pool.{what}"] for what in ("current", "peak")] == [0, large]
+    assert found[f"{name}all.peak"] == large + 3 * small
+    assert found["reserved_bytes_by_private_pools.3_0.all.peak"] == 0
 
 
 class _Answering(Machine):
@@ -304,7 +378,7 @@ def test_explain_says_what_to_run_where_and_what_the_words_mean(capsys: Any) -> 
 
 
 def test_a_plan_is_for_one_trace(tmp_path: Path) -> None:
-    for traces in RUNS.values():
+    for traces in CHECKS.values():
         for name in traces:
             plan = HERE / "plans" / f"{name}.plan.json"
             if plan.is_file():
@@ -314,17 +388,19 @@ def test_a_plan_is_for_one_trace(tmp_path: Path) -> None:
 
 
 def test_results_come_in_few_files_that_say_what_lies_where(tmp_path: Path) -> None:
-    (tmp_path / "pieces").mkdir()
+    results, packed = tmp_path / "results", tmp_path / "packed"
+    (results / "pieces").mkdir(parents=True)
     for number in range(40):
-        (tmp_path / "pieces" / f"{number}.json").write_bytes(bytes(1 << 20))
-    made = pack(tmp_path)
+        (results / "pieces" / f"{number}.json").write_bytes(bytes(1 << 20))
+    made = pack(results, packed)
     assert len(made) == 4 and all(path.stat().st_size < 15 * MiB for path in made)
-    assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) == [
+    assert sorted(p.name for p in packed.iterdir()) == [
         "results.0.tar", "results.1.tar", "results.2.tar", "results.3.tar", "results.json",
     ]  # fmt: skip
-    index = json.loads((tmp_path / "results.json").read_text())
+    index = json.loads((packed / "results.json").read_text())
     with tarfile.open(made[0]) as tar:
         assert tar.getnames() == index["results.0.tar"]
+    assert len(list((results / "pieces").iterdir())) == 40
 
 
 def test_a_checkout_of_any_name_runs_without_what_a_gpu_machine_lacks(tmp_path: Path) -> None:
@@ -362,13 +438,15 @@ def test_costs_are_a_line_through_what_was_measured(tmp_path: Path) -> None:
         call: [[n * MiB, 7000 + 200 * n] for n in (2, 20, 200)] for call in calls
     }
     measured["cudaFree"] = [[n * MiB, 9000] for n in (2, 20, 200)]
-    measured |= {"free_behind_kernel": 99_000, "kernel": 100_000}
+    behind = {call: [20 * MiB, 12_000] for call in calls} | {"cudaFree": [20 * MiB, 99_000]}
+    measured |= {"behind_kernel": behind, "kernel": 100_000}
     facts = {**FACTS, "costs": measured}
     write_table(cost_table(facts, "2026-11-25", ""), tmp_path / "costs.json")
     costs = read_costs(tmp_path / "costs.json")
     assert (costs["cudaMalloc"].call_us, costs["cudaMalloc"].mib_us) == (7.0, 0.2)
     assert (costs["cudaFree"].call_us, costs["wait"].call_us) == (9.0, 90.0)
     assert costs["wait"].kind == "measured"
+    assert "20 MiB behind a kernel of 100 us take 12.0 us, idle 11.0" in costs["cuMemMap"].source
     for fact in ("H100", "575.57", "2026-11-25"):
         assert fact in costs["cuMemMap"].source
     assert "STAND-IN" in cost_table(facts, "", "h100-80g")["wait"]["source"]

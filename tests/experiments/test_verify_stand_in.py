@@ -1,6 +1,6 @@
 """`tightfit verify` end to end: PyTorch's real allocator over the stand-in, whole and broken.
 
-Needs the whole wheel of a release, 0.5 GB, and runs only where it is in the cache already.
+Needs the whole wheel of a release, 0.5 GB; conftest.py says which.
 """
 
 from __future__ import annotations
@@ -12,13 +12,12 @@ from typing import Any
 import pytest
 
 from tightfit.experiments import cli
-from tightfit.experiments.recording.whole_wheel import NEWEST, find_build
+from tightfit.experiments.recording.whole_wheel import Build
 from tightfit.experiments.subject import find_release, load_subjects
 from tightfit.experiments.verify.check_trace import REPEATS, check_trace
 from tightfit.experiments.verify.lines import Line
 from tightfit.experiments.verify.machine import Machine, find_machine
 from tightfit.experiments.verify.verdict import LineResult
-from tightfit.traces.errors import TightfitError
 
 pytestmark = pytest.mark.slow
 
@@ -32,13 +31,9 @@ EACH = [f"count{k}" for k in range(REPEATS)]
 
 
 @pytest.fixture(scope="module")
-def machine() -> Machine:
-    """A stand-in, if the whole CUDA build is in the cache."""
-    try:
-        find_build(NEWEST, download=False)
-    except TightfitError as error:
-        pytest.skip(f"{error}; 'tightfit record --stand-in' fetches it")
-    return find_machine("h100-80g", NEWEST)
+def machine(build: Build) -> Machine:
+    """A stand-in under the whole CUDA build."""
+    return find_machine("h100-80g", build.wheel.version)
 
 
 @pytest.mark.parametrize(
@@ -74,6 +69,7 @@ def test_memory_refused_once_moves_blocks_and_that_is_seen(
     assert line.verdict == "bytes only"
     (reason,) = line.reasons
     assert "real segment_free" in reason and "simulated segment_alloc" in reason
+    assert line.placement is not None and line.placement.events_exact < line.placement.events
 
 
 def test_memory_refused_once_in_one_repeat_shows_in_the_counters(

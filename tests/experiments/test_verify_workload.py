@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from collections import Counter
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tightfit.experiments.verify import workload
+from tightfit.experiments.verify.machine import Machine
+from tightfit.experiments.verify.pieces import Pieces
 from tightfit.experiments.verify.workload import (
     LADDER,
     Measured,
@@ -15,10 +23,12 @@ from tightfit.experiments.verify.workload import (
     ratio_interval,
     step_time,
 )
-from tightfit.experiments.verify.workload_sheet import describe
+from tightfit.experiments.verify.workload_sheet import describe, write_workload
 from tightfit.sim.release import release
 from tightfit.sim.settings_line import parse_settings
 from tightfit.traces.units import GiB, MiB
+
+DATA = Path(__file__).resolve().parents[2] / "traces" / "data"
 
 
 def measured(role: str, predicted: int, peak: int | None = None, ns: float = 100.0) -> Measured:
@@ -32,6 +42,48 @@ GOOD = [measured("default", 10 * GiB), measured("winner", 8 * GiB),
 
 def with_winner(**changes: object) -> list[Measured]:
     return [GOOD[0], replace(GOOD[1], **changes), *GOOD[2:]]
+
+
+def test_a_line_under_which_the_program_failed_is_run_once_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The recording is one of ours; each later run answers as predicted, but one line fails."""
+    asked: list[tuple[str, str]] = []
+    stats = {"reserved_bytes.all.peak": GiB, "num_alloc_retries": 0}
+    facts = {"gpu": "H100", "torch": "2.15.0", "cuda": "13.2", "total": 80 * GiB, "stats": stats}
+
+    def answer(
+        command: Any, machine: Any, pieces: Pieces, conf: str, piece: str, clock: Any
+    ) -> Any:
+        asked.append((conf, piece))
+        if piece == "record":
+            shutil.copyfile(DATA / "mlp_train.npz", pieces.path(conf, piece, ".npz"))
+        elif conf == "expandable_segments:True":
+            return {"error": "status 1: it fails"}
+        return {**facts, "begun": 0, "ended": 5, "steps": []}
+
+    monkeypatch.setattr(workload, "_run", answer)
+    result = workload.run_workload(["python"], Machine(), tmp_path)
+    runs = Counter(conf for conf, piece in asked if piece != "record")
+    assert runs["expandable_segments:True"] == 1 and runs[""] == 1 + workload.RUNS
+    (failed,) = [x for x in result.lines if x.failed]
+    assert failed.failed == ["status 1: it fails"] and result.verdict == "not confirmed"
+    assert result.facts["gpu"] == "H100" and len(result.facts["recording_sha256"]) == 64
+
+
+def test_a_sheet_for_people_stands_beside_the_figures(tmp_path: Path) -> None:
+    facts = {"gpu": "H100", "torch": "2.15.0", "total": 80 * GiB, "recording_sha256": "cd" * 32}
+    broken = replace(measured("ladder", 1), peaks=[], step_ns=[], failed=["status -6"])
+    result = replace(judge([*GOOD, broken], "h100-80g", True), facts=facts, date="2026-11-25")
+    written = write_workload(result, ["/x/python", "/y/train.py"], "train", tmp_path)
+    assert [p.name for p in written] == ["train.workload.json", "train.workload.md"]
+    assert json.loads(written[0].read_text())["facts"] == facts
+    text = written[1].read_text()
+    for part in (
+        "NOT CONFIRMED on stand-in", "cd" * 32, "`python train.py`", "2026-11-25", "failed",
+        "| runner-up | 9,216.0 MiB | 9,216.0 MiB |", "status -6", "promises 2,048.0 MiB less",
+    ):  # fmt: skip
+        assert part in text, part
 
 
 def test_lines_go_there_and_back() -> None:
