@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -204,6 +205,9 @@ def test_what_cannot_be_recorded_is_named(tmp_path: Path, capfd: pytest.CaptureF
     assert cli.main([*words, sys.executable, str(script)]) == 1
     said = capfd.readouterr().err
     assert "tightfit record --fake: aten::_unique2" in said and "--stand-in" in said
+    script.write_text("import torch\ntorch.nn.LSTM(8, 8).cuda()(torch.ones(2, 2, 8).cuda())\n")
+    assert cli.main([*words[:-1], "--force", "--", sys.executable, str(script)]) == 1
+    assert "has no CUDA kernel to choose there" in capfd.readouterr().err
 
 
 def test_an_allocation_says_which_operation_asked_for_it(tmp_path: Path) -> None:
@@ -217,11 +221,13 @@ def test_an_allocation_says_which_operation_asked_for_it(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_asks_for_what_the_stand_in_asks_for_but_scratch(build: Build) -> None:
+def test_asks_for_what_the_stand_in_asks_for(build: Build) -> None:
     workload = next(w for w in WORKLOADS if w.name == "convnet")
     found = measure(workload, build.wheel.version)
-    assert found.invented == 0
-    assert found.share == 1 and found.in_order == found.real and found.peak_error == 0
+    assert found.invented == 0 and found.in_order == found.fake
+    assert found.share > 0.9999 and abs(found.peak_error) < 0.001
+    if version("torch").split("+")[0] == build.wheel.version:
+        assert found.share == 1 and found.peak_error == 0
 
 
 @pytest.mark.parametrize(
