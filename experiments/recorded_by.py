@@ -1,7 +1,8 @@
-"""Which PyTorch release recorded a file: the file does not say, its keys do."""
+"""Which PyTorch release recorded a file: a snapshot does not say, its keys do; our header says."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from ..traces.event import Action
 from ..traces.recording import Recording
 
+VERSION = re.compile(r"(\d{1,3}\.\d{1,3})\.\d{1,3}[\w.+]{0,40}", re.ASCII)
 STREAM_REUSE = "graph_capture_record_stream_reuse"
 
 
@@ -19,15 +21,19 @@ class RecordedBy:
     Attributes:
         oldest, newest: releases such as "2.12"; None = no bound.
         sign: the key that gives `oldest`; "" without one.
+        told: full version, where `tightfit record` wrote it down; "" elsewhere.
     """
 
     oldest: str | None
     newest: str | None
     sign: str
+    told: str = ""
 
     @property
     def words(self) -> str:
         """The bounds, ready to print."""
+        if self.told:
+            return f"torch {self.told}, as the recording says"
         if self.oldest and self.newest:
             span = self.oldest if self.oldest == self.newest else f"{self.oldest} to {self.newest}"
         elif self.oldest or self.newest:
@@ -45,6 +51,9 @@ def recorded_by(recording: Recording) -> RecordedBy:
 
     Source: torch/csrc/cuda/Module.cpp, THCPModule_memorySnapshot, releases 2.1 to 2.15.
     """
+    told = _told(recording)
+    if told is not None:
+        return told
     settings = recording.settings
     on_devices = [p for d, p in recording.devices.items() if d >= 0 and p.n_entries]
     if on_devices and not any(p.shows_driver for p in on_devices):
@@ -80,6 +89,14 @@ def recorded_by(recording: Recording) -> RecordedBy:
     if oldest and newest and _minor(newest) < _minor(oldest):
         newest = None  # a build of its own; what is there outweighs what is not
     return RecordedBy(oldest, newest, sign)
+
+
+def _told(recording: Recording) -> RecordedBy | None:
+    """Return what `tightfit record` wrote into the header, if it did."""
+    recorded = recording.extra.get("recorded")
+    version = recorded.get("torch") if isinstance(recorded, dict) else None
+    found = VERSION.fullmatch(version) if isinstance(version, str) else None
+    return RecordedBy(found[1], found[1], "", found[0]) if found else None
 
 
 def _minor(release: str) -> tuple[int, ...]:

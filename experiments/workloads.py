@@ -47,7 +47,7 @@ def workloads(
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make a recording to try things on: synthetic, or a program of the corpus recorded anew.
+    """Make a recording to try things on, synthetic or real.
 
     The programs (training, fine-tuning, serving, as shipped in traces/data) run in PyTorch's CUDA
     build on a stand-in for a GPU, which is fetched once; what is synthetic needs neither.

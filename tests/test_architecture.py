@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -234,7 +235,18 @@ def test_no_file_is_long_without_a_reason() -> None:
 def test_the_root_module_imports_nothing() -> None:
     """pytest imports it under the clone folder's name, where relative imports would fail."""
     body = ast.parse(text_of(ROOT / "__init__.py")).body
-    assert [type(node).__name__ for node in body] == ["Expr", "Assign"]
+    assert [type(node).__name__ for node in body] == ["Expr", "Assign", "FunctionDef"]
+    assert isinstance(body[2], ast.FunctionDef) and body[2].name == "__getattr__"
+
+
+def test_the_root_module_offers_record_and_loads_it_when_asked() -> None:
+    words = (
+        "import sys, tightfit; assert 'tightfit.traces' not in sys.modules; "
+        "from tightfit import record; from tightfit.traces.capture import record as same; "
+        "assert record is same is tightfit.record; assert 'torch' not in sys.modules; "
+        "assert not hasattr(tightfit, 'recrod')"
+    )
+    subprocess.run([sys.executable, "-c", words], check=True, cwd=ROOT.parent)
 
 
 PLACES = re.compile(rb"(?<![\w.~}*])/(?:" + b"|".join((b"work", b"root", b"tmp", b"Users")) + b")/")

@@ -9,14 +9,20 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import chain
 
-from .errors import TraceError
+from .errors import TraceError, did_you_mean
 from .kineto import read_kineto
 from .lifetimes_csv import is_lifetimes, read_lifetimes
 from .plain_csv import read_plain_csv
 from .recording import Recording
 from .rmm_log import COLUMNS, read_rmm_log
-from .stalloc_log import MARK, ROW, read_stalloc_log
+from .stalloc_log import LIKE_ROW, MARK, read_stalloc_log
 from .text_lines import header_of, lines
+
+TABLES = {
+    "an RMM log": COLUMNS,
+    "lifetimes (minimalloc)": ("id", "lower", "upper", "size"),
+    "plain CSV": ("action", "id", "size"),
+}
 
 
 def read_foreign(head: bytes, chunks: Iterable[bytes], name: str) -> Recording | None:
@@ -46,13 +52,30 @@ def read_foreign(head: bytes, chunks: Iterable[bytes], name: str) -> Recording |
         if {"action", "id"} <= set(header):
             return read_plain_csv(content, name)
         rows = [line for line in first if not MARK.match(line)]
-        if rows and ROW.fullmatch(rows[0]):
+        if rows and LIKE_ROW.fullmatch(rows[0]):
             return read_stalloc_log(content, name)
+        _refuse_almost(header)
     except TraceError as error:
-        raise TraceError(f"{name}: {error}") from None
+        own = f"{name}: "  # already there where unpacking failed
+        raise TraceError(own + str(error).removeprefix(own)) from None
     except MemoryError:
         raise TraceError(f"{name}: not enough memory to read it") from None
     return None
+
+
+def _refuse_almost(header: list[str]) -> None:
+    """Refuse a table that has most columns of a format.
+
+    Raises:
+        TraceError: it has; the message names the column that it lacks.
+    """
+    for tool, columns in TABLES.items():
+        lacks = [column for column in columns if column not in header]
+        if 0 < len(lacks) <= len(columns) // 3:
+            raise TraceError(
+                f"line 1: found the columns {','.join(header)[:80]}, expected those of {tool}, "
+                f"{','.join(columns)}; '{lacks[0]}' is missing{did_you_mean(lacks[0], header)}"
+            )
 
 
 def _first_lines(head: bytes) -> list[str]:

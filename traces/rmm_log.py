@@ -96,7 +96,7 @@ def _hex(text: str) -> str:
 def _of_day(text: str, where: str) -> int:
     """Return microseconds since midnight of HH:MM:SS.ffffff (older releases: HH:MM:SS:ffffff)."""
     found = CLOCK.fullmatch(text.strip())
-    if found is None:
+    if found is None or int(found[1]) > 23 or int(found[2]) > 59 or int(found[3]) > 60:
         raise TraceError(f"{where}: found the time {text[:40]!r}, expected HH:MM:SS.ffffff")
     hours, minutes, seconds, part = found.groups()
     micros = int((part or "0").ljust(6, "0")[:6])

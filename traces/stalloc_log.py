@@ -27,6 +27,7 @@ from .recording import Finding, Recording
 from .text_lines import lines
 
 ROW = re.compile(r"[01] (?:0x[0-9a-fA-F]+|0) \d+ (?:0x[0-9a-fA-F]+|\d+)", re.ASCII)
+LIKE_ROW = re.compile(r"[01] 0x[0-9a-fA-F]+ \S+ \S+|" + ROW.pattern, re.ASCII)  # perhaps broken
 MARK = re.compile(r"Iteration Index|.*micro-batch|.*Layer\s*:")
 DEVICE = re.compile(r"dev(\d{1,3})")
 

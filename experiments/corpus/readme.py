@@ -63,10 +63,15 @@ def readme(folder: Path) -> str:
             f"| {path.name} | `{program}` | {recorded['profile']} | {recorded['torch']} | "
             f"{entries:,} | {peak / MiB:,.0f} | {size} | {digest} |"
         )
+    notes: dict[str, list[str]] = {}
+    for w in WORKLOADS:
+        if w.note:
+            notes.setdefault(w.note, []).append(w.name)
+    said = ["", *(f"**{', '.join(names)}**: {text}" for text, names in notes.items())]
     what = {w.program: w.what for w in WORKLOADS}
     programs = [f"| {name} | {text} |" for name, text in sorted(what.items())]
     return HEAD + "\n".join(
-        [*rows, PROGRAMS.rstrip("\n"), *programs, OLDER.rstrip("\n"), *older, ""]
+        [*rows, *said, PROGRAMS.rstrip("\n"), *programs, OLDER.rstrip("\n"), *older, ""]
     )
 
 

@@ -140,7 +140,8 @@ def record(
     NAME.signal.npz whenever this command is sent SIGUSR1 (kill -USR1). Of several processes that
     use a GPU each gets a file of its own, NAME.rankK.npz. A server is recorded like a script:
     tightfit record -- vllm serve MODEL; end it with Ctrl-C. Where a program cannot be started this
-    way, use tightfit.traces.capture.record in it. Exit code 1: recorded, but the program failed.
+    way, write `with tightfit.record("out.npz"):` in it. Exit code 1: recorded, but the program
+    failed.
     """
     from ...traces.errors import ConfigError
     from ..outfile import check_output

@@ -27,12 +27,12 @@ print(root)
 print(os.path.exists(os.path.join(root, "lib", "libc10_cuda.so")))
 print(open(os.path.join(root, "version.py")).read() if root else "")
 """
+WITH_SCRATCH = "what PyTorch asks for as tensors, and scratch of kernels that have a formula"
+WITHOUT = "what PyTorch asks for as tensors; scratch that kernels take was left out"
 LACKS = (
-    "recorded with fake tensors: what PyTorch asks for as tensors, and cuBLAS's work space. Not in "
-    "it: scratch that kernels take while they run (partial sums of reductions, work space of "
-    "cuBLASLt and cuDNN, accumulators of attention's backward pass, sorting), what other streams "
-    "and CUDA graphs would change, and the allocator's answers, so there is nothing to check a "
-    "replay against"
+    "recorded with fake tensors: {}. Not in it: work space that cuDNN and other libraries ask for, "
+    "scratch of kernels without a formula, memory that waits for another stream, calls of "
+    "empty_cache, and the allocator's answers, so there is nothing to check a replay against"
 )
 
 
@@ -125,7 +125,8 @@ def read_rows(told: Path, origin: Origin) -> Recording:
         for kind, found in scratch.items()
     ]  # fmt: skip
     findings += note_reads(recorded, facts["reads"])
-    made = recording(columns, told.stem, {"recorded": recorded}, findings, LACKS)
+    lacks = LACKS.format(WITH_SCRATCH if facts["with_scratch"] else WITHOUT)
+    made = recording(columns, told.stem, {"recorded": recorded}, findings, lacks)
     made.stacks = _stacks(facts["stacks"])
     made.pools += [(0, pool) for pool in range(int(allocs[:, 5].max()) + 1)]
     return made

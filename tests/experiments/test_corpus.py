@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tightfit.experiments.corpus.catalogue import LINES, TORCH, WORKLOADS, Workload
@@ -17,16 +18,17 @@ from tightfit.policies.native import replay_native
 from tightfit.sim.device import Device
 from tightfit.sim.release import release
 from tightfit.sim.settings_line import parse_settings
+from tightfit.traces.history import lift
 from tightfit.traces.load import load
+from tightfit.traces.program import Op
 from tightfit.traces.units import MiB
 
 DATA = Path(__file__).resolve().parents[2] / "traces" / "data"
 # A synchronize that frees nothing leaves no entry; everything else must be equal.
 UNKNOWABLE = {"num_sync_all_streams"}
-# Autocast keeps the weights it has converted in a table ordered by their addresses in host memory,
-# and frees them in that order, which no two runs share. The number of splits shows it; nothing else
-# does.
-AUTOCAST = {"gpt_bf16", "gpt_recompute", "gpt_accumulate"}
+# Their two runs free in different orders; what that changes, and in which direction of prediction,
+# is said in the catalogue and in the README.
+AUTOCAST = {workload.name for workload in WORKLOADS if workload.note}
 FREE_ORDER = "inactive_split"
 FILES = {
     name: (workload, line)
@@ -62,11 +64,28 @@ def test_predicts_every_counter_of_the_run_under_the_other_line(pair: tuple[str,
         for key, value in truth["stats"].items()
         if key in run.stats
         and key not in UNKNOWABLE
-        and not (FILES[source][0].name in AUTOCAST and key.startswith(FREE_ORDER))
+        and not (
+            FILES[source][0].name in AUTOCAST
+            and FILES[target][1] == "default"
+            and key.startswith(FREE_ORDER)
+            and abs(run.stats[key] - value) <= (0.012 * value if "peak" not in key else 2)
+        )
         and run.stats[key] != value
     }
     assert wrong == {}
     assert len(truth["stats"].keys() & run.stats.keys()) > 90
+
+
+@pytest.mark.parametrize("name", sorted(AUTOCAST))
+def test_the_runs_under_autocast_differ_in_the_order_of_frees_alone(name: str) -> None:
+    first, second = (lift(load(DATA / f"{name}.{line}.npz"), 0) for line in LINES)
+    assert (first.op == second.op).all()
+    is_free = first.op == Op.FREE
+    go = np.cumsum(~is_free)  # frees that follow each other have the same number
+    orders = [np.lexsort((program.arg, go)) for program in (first, second)]
+    frees = [p.arg[order][is_free] for p, order in zip((first, second), orders, strict=True)]
+    assert (frees[0] == frees[1]).all() and (first.arg != second.arg).any()
+    assert (first.arg[~is_free] == second.arg[~is_free]).all()
 
 
 def test_the_proof_without_exception_covers_ten_programs() -> None:

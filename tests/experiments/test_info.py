@@ -172,3 +172,14 @@ def test_peaks_are_those_that_pytorch_counted(shared: Path, workload: str, conf:
     assert device.end_reserved_bytes == stats["reserved_bytes.all.current"]
     assert device.end_requested_bytes == stats["requested_bytes.all.current"]
     assert found.conf == conf
+
+
+def test_a_recording_of_ours_says_its_release_and_a_wrong_one_is_not_believed() -> None:
+    recording = load(Path(__file__).resolve().parents[2] / "traces/data/convnet.default.npz")
+    found = recorded_by(recording)
+    assert found.words == "torch 2.15.0+cu132, as the recording says"
+    assert (found.oldest, found.newest) == ("2.15", "2.15")
+    recording.extra["recorded"] = {"torch": "the best one"}
+    assert recorded_by(recording).words.endswith("by its keys (max_round_threshold)")
+    recording.extra["recorded"] = ["2.15.0"]
+    assert recorded_by(recording).sign == "max_round_threshold"

@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 
 from tightfit.experiments import cli
+from tightfit.experiments.recording import overhead
 from tightfit.experiments.recording.launch import Plan, environment, find_python
+from tightfit.experiments.recording.overhead import measure_overhead
 from tightfit.experiments.recording.profiles import find_profile, profiles
 from tightfit.traces.errors import ConfigError
 from tightfit.traces.load import load
@@ -187,6 +189,20 @@ def test_a_wrong_request_is_one_message(
     printed = capsys.readouterr()
     assert said in printed.err and printed.out == ""
     assert len(printed.err.splitlines()) == 1
+
+
+def test_the_overhead_is_measured_run_by_run(here: Path, capsys: Any) -> None:
+    script = write_script(here, "torch.use_cuda()", "open('runs', 'a').write('x')")
+    found = measure_overhead((sys.executable, script), runs=2)
+    assert (here / "runs").read_text() == "x" * 5, "a warm-up, and two of each kind"
+    assert len(found.plain_s) == len(found.recorded_s) == 2 and found.entries == 10
+    assert found.ratio > 0.2 and found.write_s > 0
+    assert overhead.main(["--runs", "1", "--", sys.executable, script]) == 0
+    assert "for each of 10 entries" in capsys.readouterr().out
+    idle = write_script(here, "pass")
+    assert overhead.main(["--runs", "1", "--", sys.executable, idle]) == 2
+    assert "nothing was recorded; it must use CUDA" in capsys.readouterr().err
+    assert overhead.main(["--", "no-such-program"]) == 2
 
 
 def test_a_context_manager_records_its_body(here: Path) -> None:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +168,129 @@ def test_a_machine_that_has_a_gpu_needs_no_stand_in(
     assert recorded["mode"] == "gpu"
     assert recorded["devices"]["0"]["name"] == "NVIDIA A100-SXM4-40GB"
     assert find_release([subject], None).exactness[0].is_exact
+
+
+LIVES = """
+import os, signal, sys, time, torch
+from multiprocessing import get_context
+
+def in_a_child():
+    y = torch.empty(100, device="cuda")
+    del y
+
+if __name__ == "__main__":
+    x = torch.empty(1 << 20, device="cuda")
+    what = sys.argv[1]
+    if what == "signals":
+        open("ready", "w").write(str(os.getpid()))
+        time.sleep(60)
+    if what == "raises":
+        raise ValueError("a bug of the program's")
+    if what == "fork":
+        pid = os.fork()
+        if pid == 0:
+            sys.exit(0)  # runs what is registered for the end, as the parent will
+        os.waitpid(pid, 0)
+    if what == "spawn":
+        child = get_context("spawn").Process(target=in_a_child)
+        child.start()
+        child.join()
+    if what == "oom":
+        try:
+            torch.empty(1 << 40, dtype=torch.uint8, device="cuda")
+        except torch.OutOfMemoryError:
+            pass
+        torch.empty(1 << 40, dtype=torch.uint8, device="cuda")  # and once more, uncaught
+"""
+
+
+@pytest.mark.parametrize(
+    ("what", "code", "files"),
+    [
+        ("raises", 1, ["x.npz"]),
+        ("fork", 0, ["x.npz"]),
+        ("spawn", 0, ["x.process0.npz", "x.process1.npz"]),
+        ("oom", 1, ["x.npz", "x.oom.npz", "x.oom2.npz"]),
+    ],
+)
+def test_a_program_is_recorded_however_it_ends(
+    build: Build, tmp_path: Path, what: str, code: int, files: list[str]
+) -> None:
+    script = tmp_path / "lives.py"
+    script.write_text(LIVES)
+    words = ["record", "--stand-in", "l4-24g", "-o", str(tmp_path / "x.npz"), "--"]
+    assert cli.main([*words, sys.executable, str(script), what]) == code
+    assert sorted(path.name for path in tmp_path.glob("*.npz")) == files
+    for name in files:
+        assert find_release(load_subjects(tmp_path / name), None).exactness[0].is_exact, name
+
+
+def test_signals_write_and_end(build: Build, tmp_path: Path) -> None:
+    script = tmp_path / "lives.py"
+    script.write_text(LIVES)
+    words = ["record", "--stand-in", "l4-24g", "-o", "x.npz", "--", sys.executable]
+    with subprocess.Popen(
+        [sys.executable, "-m", "tightfit", *words, str(script), "signals"],
+        cwd=tmp_path, stdout=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        wait_for(tmp_path / "ready")
+        for number in (1, 2):
+            process.send_signal(signal.SIGUSR1)
+            wait_for(tmp_path / f"x.process0.signal{number if number > 1 else ''}.npz")
+        os.kill(int((tmp_path / "ready").read_text()), signal.SIGTERM)
+        out, _ = process.communicate(timeout=60)
+    assert process.returncode == 1 and "status 143" in out
+    names = ["x.npz", "x.signal.npz", "x.signal2.npz"]
+    assert sorted(path.name for path in tmp_path.glob("*.npz")) == names
+    assert all(find_release(load_subjects(tmp_path / n), None).exactness[0].is_exact for n in names)
+
+
+def wait_for(path: Path) -> None:
+    """Wait until a file is there and whole."""
+    end = time.monotonic() + 60
+    while not (path.exists() and path.stat().st_size) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert path.exists()
+
+
+def test_a_part_of_a_program_is_recorded_from_inside(build: Build, tmp_path: Path) -> None:
+    """Two parts, one after the other; memory from before is in both, and a failing body counts."""
+    script = tmp_path / "parts.py"
+    script.write_text(
+        "import torch\n"
+        "import tightfit\n"
+        "torch.backends.cuda.enable_cudnn_sdp(False)\n"
+        "before = torch.empty(1 << 20, device='cuda')\n"
+        "with tightfit.record('one.npz'):\n"
+        "    kept = torch.empty(3 << 20, device='cuda')\n"
+        "try:\n"
+        "    with tightfit.record('two.npz', stacks='none'):\n"
+        "        passing = torch.empty(5 << 20, device='cuda')\n"
+        "        del before, passing\n"
+        "        torch.empty(1 << 40, dtype=torch.uint8, device='cuda')\n"
+        "except torch.OutOfMemoryError:\n"
+        "    print('caught')\n"
+    )
+    environment = {
+        **os.environ, **find_profile("l4-24g").environment(1, build.codes),
+        "PYTHONPATH": str(build.path[0]), "LD_LIBRARY_PATH": str(build_libraries(build)),
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, script], env=environment, cwd=tmp_path, capture_output=True, text=True,
+        check=True,
+    )  # fmt: skip
+    assert done.stdout == "caught\n"
+    sizes = {}
+    for name in ("one", "two"):
+        subject = load_subjects(tmp_path / f"{name}.npz")[0]
+        assert subject.recording.extra["recorded"]["reason"] == "asked"
+        assert find_release([subject], None).exactness[0].is_exact
+        rules = release("2.15")
+        (device,) = subject.recording.extra["recorded"]["devices"].values()
+        limit = Device(device["total_bytes"])
+        run = replay_native(subject.kept, parse_settings("", rules), rules, limit)
+        sizes[name] = run.stats["requested_bytes.all.peak"]
+    assert sizes == {"one": 16 << 20, "two": 36 << 20}
 
 
 def test_a_second_build_is_the_first_one(build: Build) -> None:

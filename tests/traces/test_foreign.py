@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import os
 import random
 import zipfile
 from pathlib import Path
@@ -196,6 +198,11 @@ BROKEN = {
     "rmm: clock": (rmm("7,1:2,allocate,0x7f00,8,0"), "line 3: found the time '1:2'"),
     "rmm: thread": (rmm("main,00:00:01,allocate,0x7f00,8,0"), "found the thread 'main'"),
     "rmm: empty": ("Thread,Time,Action,Pointer,Size,Stream\n", "found no allocations"),
+    "rmm: hour": (rmm("7,24:00:00,allocate,0x7f00,8,0"), "line 3: found the time '24:00:00'"),
+    "rmm: column": ("Thread,Time,Action,Ptr,Size,Stream\n", "'pointer' is missing"),
+    "lifetimes: column": ("id,lower,uper,size\na,0,1,8\n", "did you mean 'uper'?"),
+    "plain: id": ("action,ident,size\nmalloc,a,8\n", "'id' is missing"),
+    "stalloc: first line": ("1 0x7f00 nan 0\n", "line 1: found '1 0x7f00 nan 0', expected '1 addr"),
     "lifetimes: cut short": (lifetimes("b,5"), "line 3: found 2 values, expected 4"),
     "lifetimes: word": (lifetimes("b,5,x,8"), "line 3: found the upper 'x'"),
     "lifetimes: negative": (lifetimes("b,5,6,-8"), "line 3: found the size -8"),
@@ -232,6 +239,16 @@ def test_a_broken_file_ends_in_one_error_that_says_where(case, tmp_path):
         load(written(tmp_path, text))
     assert str(error.value).startswith("x.csv: ") and message in str(error.value)
     assert len(str(error.value)) < 300
+
+
+def test_a_message_names_the_file_once(tmp_path):
+    path = tmp_path / "x.json.gz"
+    path.write_bytes(
+        gzip.compress(b'{"traceEvents": [' + os.urandom(90_000).hex().encode())[:-9000]
+    )
+    with pytest.raises(TraceError, match="the file is cut short") as error:
+        load(path)
+    assert str(error.value).count("x.json.gz") == 1
 
 
 @pytest.mark.parametrize("text", ["a,b,c\n1,2,3\n", "hello world\n", "2 0x7f00 8 0\n", "\n\n"])

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from typing import Any
 
@@ -47,12 +48,31 @@ def start(torch: Any, folder: str, device: str, with_scratch: bool) -> None:
     convert_by_replacing(torch)
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     fake.__enter__()
+    if hasattr(torch._C, "_set_only_lift_cpu_tensors"):
+        # torch.tensor(..., device="cuda") makes it on the CPU first, where operations are seen.
+        torch._C._set_only_lift_cpu_tensors(True)
     scratch = Scratch(rows, shape, MODELS) if with_scratch else None
     mode = recorder(torch, rows, fake, shape, attention, scratch)
     mode.__enter__()
     atexit.register(time.sleep, PATIENCE)
+    sys.excepthook = explained(sys.excepthook)
     stem = os.path.join(folder, str(os.getpid()))
-    atexit.register(rows.write, stem, str(torch.__version__))
+    atexit.register(rows.write, stem, str(torch.__version__), with_scratch)
+
+
+def explained(before: Any) -> Any:
+    """Return an exception hook that says what no kernel for CUDA means here."""
+
+    def hook(kind: Any, error: BaseException, trace: Any) -> None:
+        before(kind, error, trace)
+        if "missing kernel for cuda" in str(error) or "from the 'CUDA' backend" in str(error):
+            print(
+                "tightfit record --fake: this PyTorch has no CUDA kernel to choose there; record "
+                "this program with --stand-in",
+                file=sys.stderr,
+            )
+
+    return hook
 
 
 def recorder(

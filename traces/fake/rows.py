@@ -116,13 +116,14 @@ class Rows:
         where = f"{os.path.basename(file)}:{line} {name}" if frames else file
         self.reads[where] += 1
 
-    def write(self, stem: str, torch_version: str) -> None:
+    def write(self, stem: str, torch_version: str, with_scratch: bool) -> None:
         """Write STEM.rows, the rows as 64-bit integers, and STEM.json."""
         with open(stem + ".rows", "wb") as file:
             self.rows.tofile(file)
         told = {
             "torch": torch_version, "reason": "exit", "kinds": self.kinds, "stacks": self.stacks,
             "reads": self.reads.most_common(),
+            "with_scratch": with_scratch,
         }  # fmt: skip
         with open(stem + ".part", "w", encoding="utf-8") as file:
             json.dump(told, file)

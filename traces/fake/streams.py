@@ -89,7 +89,9 @@ def pretend_streams(torch: Any, rows: Rows) -> None:
             self._pool = pool or graph_pool_handle()
             # Source: aten/src/ATen/cuda/CUDAGraph.cpp, capture_begin, and CUDAGeneratorImpl.cpp,
             # CUDAGeneratorCaptureState::initialize: seed and offset of the random numbers.
+            capturing, rows.stream = rows.stream, 0
             numbers = [rows.allocate(8, "CUDAGraph.capture_begin") for _ in range(2)]
+            rows.stream = capturing
             weakref.finalize(self, lambda: [rows.free(n) for n in numbers])
             rows.pool = self._pool[1]
 
