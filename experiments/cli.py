@@ -21,6 +21,7 @@ from .check import check
 from .compare import compare
 from .convert import convert, strip
 from .info import info
+from .live.command import live
 from .oracle.prove import prove
 from .policy import policy
 from .recording.command import record
@@ -31,7 +32,8 @@ from .workloads import workloads
 
 # In the order in which they are used: record, look, trust, ask, keep; and what the trust rests on.
 COMMANDS = (
-    record, info, check, replay, tune, verify, compare, convert, strip, workloads, prove, bench,
+    record, info, check, replay, tune, verify, compare, live, convert, strip, workloads, prove,
+    bench,
 )  # fmt: skip
 
 OK, NO, BAD_INPUT, BUG, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 70, 130, 141

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import MAIN_PATH_SECONDS, AsJson, Capacity, DeviceIndex, Other, Torch
+from .options import MAIN_PATH_SECONDS, AsJson, Capacity, DeviceIndex, DriverCosts, Other, Torch
 
 POLICY_SECONDS = 2  # what compiling one policy took
 
@@ -44,6 +44,7 @@ def compare(
             help="Time to search for an offline packing of each recording; 0 = none.",
         ),
     ] = 2.0,
+    driver_costs: DriverCosts = None,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown tables.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print all rows as one CSV table.")] = False,
     as_latex: Annotated[bool, typer.Option("--latex", help="Print LaTeX tables.")] = False,
@@ -51,6 +52,7 @@ def compare(
 ) -> None:
     """Compare allocation policies on the same recordings."""
     from ..policies.contender import names
+    from ..sim.costs import costs_words, read_costs
     from ..traces.errors import ConfigError
     from ..traces.units import format_bytes
     from .comparison import compare_all, contenders, notes_on_mismatches
@@ -62,21 +64,25 @@ def compare(
     if as_markdown + as_csv + as_latex + as_json > 1:
         raise ConfigError("--markdown, --csv, --latex and --json: choose one of them")
     gpu = parse_device(capacity, other)
+    costs = None if driver_costs is None else read_costs(driver_costs)
+    costs_from = costs_words() if costs is None else costs_words(costs, str(driver_costs))
     announce_compiling(MAIN_PATH_SECONDS + POLICY_SECONDS * len(policy or names()))
     subjects = [s for path in traces for s in load_subjects(path, device)]
     fit = find_release(subjects, torch)
     chosen = contenders(policy or [], fit.rules)
     steps = (len(chosen) + (packing > 0)) * len(subjects)
     with progress(steps, "comparing") as advance:
-        compared = compare_all(subjects, chosen, gpu, advance, packing)
+        compared = compare_all(subjects, chosen, gpu, advance, packing, costs)
     room = gpu.capacity_bytes
     setting = f"torch {fit.rules.name} · " + (format_bytes(room) if room else "unlimited memory")
+    setting += f" · driver time: simulated, costs {costs_from}"
     if as_json:
         emit_json(
             {
                 "simulated": True,
                 "torch": fit.rules.name,
                 "capacity_bytes": gpu.capacity_bytes,
+                "driver_costs": costs_from,
                 "traces": compared,
             }
         )
@@ -85,14 +91,13 @@ def compare(
     elif as_markdown or as_latex:
         print((markdown if as_markdown else latex)(compared, setting), end="")
     else:
-        _show(compared, gpu, fit.words)
+        _show(compared, gpu, fit.words, costs_from)
         note(notes_on_mismatches(compared))
     if all(t.best is None for t in compared):
         raise typer.Exit(1)
 
 
-def _show(compared: list[TraceRows], gpu: Device, rules: str) -> None:
-    from ..sim.costs import costs_words
+def _show(compared: list[TraceRows], gpu: Device, rules: str, costs_from: str) -> None:
     from .screen import Column, say, table, verdict
 
     verdict(_verdict(compared, gpu))
@@ -126,7 +131,7 @@ def _show(compared: list[TraceRows], gpu: Device, rules: str) -> None:
             rows.append(row)
         table(f"{Path(trace.trace).name}, device {trace.device}", columns, rows)
     say(f"rules of pytorch: {rules}")
-    say(f"driver time: simulated; costs {costs_words()}")
+    say(f"driver time: simulated; costs {costs_from}")
 
 
 def _verdict(compared: list[TraceRows], gpu: Device) -> str:

@@ -11,7 +11,7 @@ from ..policies.contender import BASELINE, Contender, contender, names
 from ..policies.live_bytes import peak_live_bytes
 from ..policies.packing import pack as pack_buffers
 from ..policies.packing_of_program import buffers_of
-from ..sim.costs import driver_seconds
+from ..sim.costs import Cost, driver_seconds
 from ..sim.device import Device
 from ..sim.packing import Packed
 from ..sim.release import Release
@@ -108,6 +108,7 @@ def compare_all(
     gpu: Device,
     advance: Callable[[], None] = lambda: None,
     packing_seconds: float = SECONDS,
+    costs: dict[str, Cost] | None = None,
 ) -> list[TraceRows]:
     """Measure every policy on every subject, on all cores.
 
@@ -120,6 +121,7 @@ def compare_all(
         gpu: the device.
         advance: called after each policy and each packing.
         packing_seconds: for the search of each recording's packing; 0 = no such row.
+        costs: what the driver's calls take; None = the shipped table.
     """
     packed = [s.anew if s.is_warm else s.kept for s in subjects]
     bounds = [
@@ -131,7 +133,8 @@ def compare_all(
     def work(item: tuple[int, Contender]) -> tuple[int, Row]:
         k, policy = item
         run = policy.replay(packed[k], gpu)
-        return k, _row(subjects[k], policy, gpu, run, bounds[k][0].peak_reserved_bytes or 0)
+        bound = bounds[k][0].peak_reserved_bytes or 0
+        return k, _row(subjects[k], policy, gpu, run, bound, costs)
 
     measured: list[list[Row]] = [[] for _ in subjects]
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
@@ -168,7 +171,14 @@ def _packing(packed: Packed, seconds: float, bound: Row) -> Row:
     )  # fmt: skip
 
 
-def _row(subject: Subject, policy: Contender, gpu: Device, run: Run, bound: int) -> Row:
+def _row(
+    subject: Subject,
+    policy: Contender,
+    gpu: Device,
+    run: Run,
+    bound: int,
+    costs: dict[str, Cost] | None,
+) -> Row:
     stats = run.stats
     failed = stats["num_ooms"] + stats["num_oom_rejections"] > 0
     peak = None if failed else stats["reserved_bytes.all.peak"]
@@ -185,7 +195,7 @@ def _row(subject: Subject, policy: Contender, gpu: Device, run: Run, bound: int)
         device_allocs=stats["num_device_alloc"],
         device_frees=stats["num_device_free"],
         alloc_retries=stats["num_alloc_retries"],
-        driver_seconds=driver_seconds(run.work),
+        driver_seconds=driver_seconds(run.work, costs),
         ooms=int(failed),
         first_oom_event=event,
         first_oom_bytes=run.first_oom_bytes if failed else None,

@@ -61,6 +61,16 @@ Other = Annotated[
         show_default=False,
     ),
 ]
+DriverCosts = Annotated[
+    Path | None,
+    typer.Option(
+        "--driver-costs",
+        metavar="FILE.json",
+        help="What the driver's calls take, as `tightfit verify` measures it or in the format of "
+        "sim/driver_costs.json (default: that).",
+        show_default=False,
+    ),
+]
 DeviceIndex = Annotated[
     int | None,
     typer.Option(

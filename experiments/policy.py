@@ -117,7 +117,16 @@ def check(
 
 
 def _show(report: Report) -> None:
-    from .screen import say, suggest, table, verdict
+    from .screen import suggest
+
+    show_claims(report)
+    if report.holds:
+        suggest(f"tightfit compare TRACE --policy {report.policy}")
+
+
+def show_claims(report: Report) -> None:
+    """Print what became of every claim."""
+    from .screen import say, table, verdict
 
     verdict(report.verdict)
     rows: list[list[str | int | float | None]] = [
@@ -130,5 +139,3 @@ def _show(report: Report) -> None:
         if v.fault:
             say(f"{v.claim}: {v.fault}")
     say(f"compiled in {report.compile_seconds:.1f} s (a second run finds it compiled)")
-    if report.holds:
-        suggest(f"tightfit compare TRACE --policy {report.policy}")

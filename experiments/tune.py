@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import MAIN_PATH_SECONDS, AsJson, Capacity, Other, Torch
+from .options import MAIN_PATH_SECONDS, AsJson, Capacity, DriverCosts, Other, Torch
 
 if TYPE_CHECKING:
     from .tune_policy import PolicyAnswer
@@ -54,6 +54,7 @@ def tune(
             show_default=False,
         ),
     ] = None,
+    driver_costs: DriverCosts = None,
     as_json: AsJson = False,
 ) -> None:
     """Find the PYTORCH_CUDA_ALLOC_CONF line that fits best."""
@@ -66,18 +67,23 @@ def tune(
     gpu = parse_device(capacity, other)
     if policy is not None and without:
         raise ConfigError("--without: names a key of the settings line, which --policy has none of")
+    if policy is None and driver_costs is not None:
+        raise ConfigError("--driver-costs: only --policy has a column of time")
     announce_compiling(MAIN_PATH_SECONDS)
     subjects = [s for path in traces for s in load_subjects(path)]
     if policy is not None:
+        from ..sim.costs import costs_words, read_costs
         from .tune_policy import tune_policy
 
+        costs = None if driver_costs is None else read_costs(driver_costs)
+        costs_from = costs_words() if costs is None else costs_words(costs, str(driver_costs))
         rules = find_release(subjects, torch).rules
         with progress(trials + 1, "trying values") as advance:
-            found = tune_policy(subjects, policy, gpu, rules, trials, advance)
+            found = tune_policy(subjects, policy, gpu, rules, trials, advance, costs)
         if as_json:
-            emit_json(found.document())
+            emit_json({**found.document(), "driver_costs": costs_from})
         else:
-            _show_policy(found, " ".join(shlex.quote(str(t)) for t in traces))
+            _show_policy(found, " ".join(shlex.quote(str(t)) for t in traces), costs_from)
         if not found.fits:
             raise typer.Exit(1)
         return
@@ -90,7 +96,7 @@ def tune(
         raise typer.Exit(1)
 
 
-def _show_policy(answer: PolicyAnswer, paths: str) -> None:
+def _show_policy(answer: PolicyAnswer, paths: str, costs_from: str) -> None:
     from .screen import Column, say, suggest, table, verdict
 
     verdict(answer.verdict)
@@ -114,6 +120,7 @@ def _show_policy(answer: PolicyAnswer, paths: str) -> None:
     say(
         f"{answer.tried:,} different values tried" + (", interrupted" if answer.interrupted else "")
     )
+    say(f"driver time: simulated; costs {costs_from}")
     suggest(f"tightfit compare {paths} --policy {shlex.quote(answer.best.policy)}")
 
 

@@ -12,7 +12,7 @@ from ..policies.contender import BASELINE, contender
 from ..policies.live_bytes import peak_live_bytes
 from ..policies.named import find_policy
 from ..policies.playing import AnyPolicy, play_policy
-from ..sim.costs import driver_seconds
+from ..sim.costs import Cost, driver_seconds
 from ..sim.device import Device
 from ..sim.release import Release
 from ..sim.run import Run
@@ -113,6 +113,7 @@ def tune_policy(
     rules: Release,
     trials: int,
     advance: Callable[[], None] = lambda: None,
+    costs: dict[str, Cost] | None = None,
 ) -> PolicyAnswer:
     """Search the declared parameters of a policy.
 
@@ -123,6 +124,7 @@ def tune_policy(
         rules: the release whose allocator hooks change.
         trials: values that Optuna proposes.
         advance: called after each.
+        costs: what the driver's calls take; None = the shipped table.
 
     Raises:
         PolicyError: there is no such policy.
@@ -144,7 +146,7 @@ def tune_policy(
         key = tuple(values[p.name] for p in policy.params)
         if key not in seen:
             runs = [play_policy(p, policy, values, gpu, rules) for p in packed]
-            seen[key] = _tried(_written(label, policy, values), dict(values), runs, bounds)
+            seen[key] = _tried(_written(label, policy, values), dict(values), runs, bounds, costs)
         advance()
         lost, above, _ = seen[key].rank
         return 1e9 if lost else above
@@ -159,7 +161,7 @@ def tune_policy(
     return PolicyAnswer(
         default=seen[tuple(policy.defaults.values())],
         best=min(seen.values(), key=lambda t: t.rank),
-        baseline=_tried(BASELINE, {}, [base.replay(p, gpu) for p in packed], bounds),
+        baseline=_tried(BASELINE, {}, [base.replay(p, gpu) for p in packed], bounds, costs),
         bound_bytes=max(bounds, default=0),
         tried=len(seen),
         traces=tuple(PurePath(s.name).name for s in subjects),
@@ -176,7 +178,11 @@ def _written(label: str, policy: AnyPolicy, values: Mapping[str, int]) -> str:
 
 
 def _tried(
-    written: str, values: dict[str, int], runs: Sequence[Run], bounds: Sequence[int]
+    written: str,
+    values: dict[str, int],
+    runs: Sequence[Run],
+    bounds: Sequence[int],
+    costs: dict[str, Cost] | None,
 ) -> Tried:
     lost = any(r.stats["num_ooms"] + r.stats["num_oom_rejections"] for r in runs)
     peaks = [r.stats["reserved_bytes.all.peak"] for r in runs]
@@ -187,5 +193,5 @@ def _tried(
         None if lost else max(peaks, default=0),
         None if lost else max(above, default=0.0),
         sum(r.stats["num_device_alloc"] + r.stats["num_device_free"] for r in runs),
-        sum(driver_seconds(r.work) for r in runs),
+        sum(driver_seconds(r.work, costs) for r in runs),
     )

@@ -1,4 +1,4 @@
-"""`tightfit workloads`: synthetic programs of a server for language models."""
+"""`tightfit workloads`: programs to try things on, made up or recorded anew."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from .options import MAIN_PATH_SECONDS, AsJson, Force
 
 if TYPE_CHECKING:
     from ..traces.requests import Requests
+    from .corpus.catalogue import Workload
 
 EVENTS = 1_000_000
 LENGTHS = "conversation"
@@ -20,7 +21,7 @@ LENGTHS = "conversation"
 def workloads(
     name: Annotated[
         str | None,
-        typer.Argument(metavar="NAME", help="Which; all are listed without.", show_default=False),
+        typer.Argument(metavar="NAME", help="Which; without, all are listed.", show_default=False),
     ] = None,
     out: Annotated[
         Path | None,
@@ -28,7 +29,7 @@ def workloads(
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Another seed, another run.")] = 0,
     events: Annotated[
-        int, typer.Option("--events", min=1000, help="Allocations and frees, together.")
+        int, typer.Option("--events", min=1000, help="Allocations and frees, of synthetic ones.")
     ] = EVENTS,
     lengths: Annotated[
         str,
@@ -46,30 +47,50 @@ def workloads(
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make a synthetic LLM-serving recording to try things on."""
+    """Make a recording to try things on: synthetic, or a program of the corpus recorded anew.
+
+    The programs (training, fine-tuning, serving, as shipped in traces/data) run in PyTorch's CUDA
+    build on a stand-in for a GPU, which is fetched once; what is synthetic needs neither.
+    """
     from ..traces.errors import ConfigError, did_you_mean
 
     if name is None:
         _list(as_json)
         return
-    from ..traces.serving import MOST_EVENTS, WORKLOADS, make_workload
+    from ..traces.serving import MOST_EVENTS, WORKLOADS
+    from ..traces.synthetic import PATTERNS
+    from .corpus.catalogue import WORKLOADS as RECORDED
 
-    if name not in WORKLOADS:
+    recorded = {workload.name: workload for workload in RECORDED}
+    known = [*WORKLOADS, *PATTERNS, *recorded]
+    if name not in known:
         raise ConfigError(
-            f"found no workload {name!r}, expected one of {', '.join(WORKLOADS)}"
-            + did_you_mean(name, WORKLOADS)
+            f"found no workload {name!r}, expected one of {', '.join(known)}"
+            + did_you_mean(name, known)
         )
     if out is None:
         raise ConfigError(f"the file to write is missing: tightfit workloads {name} {name}.npz")
     if events > MOST_EVENTS:
         raise ConfigError(f"--events: found {events:,}, expected at most {MOST_EVENTS:,}")
+    if name not in WORKLOADS and (requests is not None or lengths != LENGTHS):
+        raise ConfigError(f"--requests and --lengths are for {', '.join(WORKLOADS)}")
+    if name in recorded and (events != EVENTS or seed):
+        raise ConfigError(f"--events and --seed are for synthetic workloads; {name} is recorded")
+    from ..traces.pattern_recording import make_pattern
+    from ..traces.serving import make_workload
     from ..traces.store import save
     from .outfile import check_output
     from .screen import announce_compiling, emit_json, note, suggest, verdict
 
     check_output(out, ".npz", force)
+    if name in recorded:
+        _record(recorded[name], out, as_json)
+        return
     announce_compiling(MAIN_PATH_SECONDS)
-    recording = make_workload(name, _requests(requests, lengths, events, seed), events, seed)
+    if name in PATTERNS:
+        recording = make_pattern(name, events, seed)
+    else:
+        recording = make_workload(name, _requests(requests, lengths, events, seed), events, seed)
     recording.name = out.name
     save(recording, out)
     if as_json:
@@ -99,17 +120,57 @@ def _requests(log: Path | None, lengths: str, events: int, seed: int) -> Request
     return FITTED[lengths].draw(events // 256 + 64, seed)  # a request's prompt alone takes more
 
 
+def _record(workload: Workload, out: Path, as_json: bool) -> None:
+    """Record a program of the corpus; of several ranks each gets a file, OUT.rankK.npz."""
+    import tempfile
+
+    from .corpus.rerecord import rerecord
+    from .screen import emit_json, suggest, verdict
+
+    done = []
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".tightfit-") as folder:
+        names = workload.files("default")
+        rerecord(workload, "default", Path(folder))
+        for rank, name in names.items():
+            alone = len(names) == 1
+            path = out if alone else out.with_name(f"{out.stem}.rank{rank}.npz")
+            done.append((Path(folder) / name).replace(path))
+    if as_json:
+        emit_json({"files": [str(path) for path in done], "workload": workload.name})
+        return
+    for path in done:
+        verdict(f"{path}: {workload.what} Recorded on a stand-in for {workload.profile}.")
+    path = shlex.quote(str(done[0]))
+    suggest(f"tightfit check {path}", f"tightfit tune {path}")
+
+
 def _list(as_json: bool) -> None:
+    from ..traces.pattern_recording import DESCRIPTIONS as PATTERNS
     from ..traces.requests import FITTED
     from ..traces.serving import DESCRIPTIONS
+    from .corpus.catalogue import WORKLOADS as RECORDED
     from .screen import emit_json, say, suggest, table, verdict
 
+    recorded = {w.name: (" ".join((w.program, *w.options)), w.profile, w.what) for w in RECORDED}
     if as_json:
         sources = {name: fit.source for name, fit in FITTED.items()}
-        emit_json({"workloads": DESCRIPTIONS, "lengths": sources})
+        programs = {name: what for name, (_, _, what) in recorded.items()}
+        emit_json(
+            {
+                "workloads": DESCRIPTIONS, "patterns": PATTERNS, "recorded": programs,
+                "lengths": sources,
+            }
+        )  # fmt: skip
         return
-    verdict(f"{len(DESCRIPTIONS)} workloads of a server for language models, all synthetic")
-    table("", ["name", "what it does"], [[n, text] for n, text in DESCRIPTIONS.items()])
+    count = len(DESCRIPTIONS) + len(PATTERNS)
+    verdict(f"{count} synthetic workloads, and {len(recorded)} programs to record")
+    table("", ["server, synthetic", "what it does"], [[n, t] for n, t in DESCRIPTIONS.items()])
+    table("", ["pattern, synthetic", "what it is"], [[n, t] for n, t in PATTERNS.items()])
+    table(
+        "",
+        ["recorded", "on", "what it does"],
+        [[name, profile, f"{words}: {what}"] for name, (words, profile, what) in recorded.items()],
+    )
     table(
         "",
         ["--lengths", "requests are drawn like"],

@@ -10,6 +10,7 @@ from ..traces.errors import PolicyError, did_you_mean
 from .catalogue import NATIVE, POLICIES, PRESETS
 from .playing import AnyPolicy
 from .pytorch import PYTORCH
+from .runs_live import live_fault
 from .user_file import is_user_file, load_user_policy, split_words
 
 
@@ -65,6 +66,7 @@ def describe(name: str, policy: AnyPolicy, means: str = "") -> Described:
     kind = "mechanism" if isinstance(policy, Mechanism) else "hooks"
     h = policy.honours
     honours = [word for word in ("streams", "pools", "returns", "shares") if getattr(h, word)]
+    honours += [] if live_fault(policy) else ["live"]
     return Described(
         name, "preset" if means else kind, policy.source, tuple(honours), h.knows, means,
         policy.params,

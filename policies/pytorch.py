@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..sim.assumed import expands, gc_bytes, is_mixed, max_split
 from ..sim.expandable import best_fixed, grow_segment, prefer_reach
 from ..sim.index import find
 from ..sim.policy import Policy
@@ -16,7 +17,6 @@ from ..sim.state import (
     ALLOC_RETRIES,
     CAPTURED,
     CLOCK,
-    EXPANDABLE,
     EXPANDS,
     GC_BYTES,
     HUGE,
@@ -27,7 +27,6 @@ from ..sim.state import (
     LIMIT,
     MAX_NON_SPLIT_ROUNDING,
     MAX_SPLIT,
-    MIXED,
     NEED,
     OOM_REJECTIONS,
     POOL,
@@ -45,21 +44,20 @@ def choose(s, q):
     Source: get_free_block. Only one candidate is ever held against the rules.
     """
     lane = s.classes[q + LANE]
-    row = lane * LANE_WORDS
     need = s.classes[q + NEED]
-    if s.opt[GC_BYTES] != 0:
-        s.pool[s.lanes[row + POOL] * POOL_WORDS + CLOCK] += 1
-    if s.opt[EXPANDABLE] != 0:
+    if gc_bytes(s) != 0:
+        s.pool[s.lanes[lane * LANE_WORDS + POOL] * POOL_WORDS + CLOCK] += 1
+    if expands(s) != 0:
         b = prefer_reach(s, lane, need, find(s, q))
-    elif s.opt[MIXED] != 0:
+    elif is_mixed(s) != 0:
         b = best_fixed(s, lane, need)
     else:
         b = find(s, q)
-    if b == 0:
+    limit = max_split(s)
+    if limit == HUGE or b == 0:
         return b
-    max_split = s.opt[MAX_SPLIT]
-    if need < max_split:
-        if s.size[b] >= max_split:
+    if need < limit:
+        if s.size[b] >= limit:
             return np.int64(0)
     elif s.size[b] >= need + s.opt[MAX_NON_SPLIT_ROUNDING]:
         return np.int64(0)

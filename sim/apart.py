@@ -48,6 +48,7 @@ if JIT and not TYPE_CHECKING:
     from numba import types
     from numba.extending import intrinsic
 
+    from .assumed import nothing
     from .view import view_at
 
     def _invoker(n: int) -> Any:
@@ -72,7 +73,13 @@ if JIT and not TYPE_CHECKING:
         )
         return intrinsic(namespace["invoke"])
 
-    _invokers = {n: _invoker(n) for n in range(2, 12)}
+    # Number of arguments -> `invoke(address, ...)`, which calls a C function of int64 arguments.
+    invokers = {n: _invoker(n) for n in range(12)}
+
+    @inline
+    def view_of_two(a, p):  # noqa: ANN001, ANN202
+        """The View of the state at address a and the plan at address p, nothing assumed."""
+        return view_at(a, p, nothing())
 
     @intrinsic
     def as_word(typingctx, x):  # noqa: ANN001, ANN201
@@ -88,35 +95,40 @@ if JIT and not TYPE_CHECKING:
     def calling(name: str, parameters: tuple[str, ...]) -> Any:
         """Inline function that calls table entry `name` with a View and further integers."""
         rest = parameters[1:]
-        namespace: dict[str, Any] = {"invoke": _invokers[2 + len(rest)], "k": place_of(name)}
+        namespace: dict[str, Any] = {"invoke": invokers[2 + len(rest)], "k": place_of(name)}
         handed = ", ".join(["s.state_at", "s.plan_at", *rest])
         exec(f"def {name}({', '.join(parameters)}): return invoke(s.table[k], {handed})", namespace)
         return inline(namespace[name])
 
-    def compile_apart(function: Callable[..., Any], tag: str = "") -> Any:
+    def compile_apart(
+        function: Callable[..., Any], tag: str = "", at: str = "a, p", look: Any = view_of_two
+    ) -> Any:
         """Compile a function of a View and integers as a C function of two addresses and those.
 
         Args:
             function: what to compile.
             tag: part of the name under which machine code is kept; Numba tells versions of a file
                 apart by its date and size alone, which is not enough for a user's.
+            at: names of the addresses, if the function's first argument is no View.
+            look: makes that argument of them.
         """
         parameters = list(inspect.signature(function).parameters)
         rest = parameters[1:]
         name = f"{function.__name__}_apart{tag}"
         namespace: dict[str, Any] = {
             "body": inline(function),
-            "view_at": view_at,
+            "look": look,
             "as_word": as_word,
             "__name__": function.__module__,
         }
         text = (
-            f"def {name}({', '.join(['a', 'p', *rest])}):\n"
-            f"    return as_word(body({', '.join(['view_at(a, p)', *rest])}))\n"
+            f"def {name}({', '.join([at, *rest])}):\n"
+            f"    return as_word(body({', '.join([f'look({at})', *rest])}))\n"
         )
         # Numba keeps machine code beside a file name, so the wrapper names the function's own file.
         exec(compile(text, inspect.getfile(function), "exec"), namespace)
-        return c_function(types.int64(*[types.int64] * (2 + len(rest))))(namespace[name])
+        n = at.count(",") + 1 + len(rest)
+        return c_function(types.int64(*[types.int64] * n))(namespace[name])
 
     def apart(function: Callable[..., Any]) -> Any:
         """Compile a function `f(s, ...)` of a View and integers apart; it returns an integer."""
@@ -130,7 +142,9 @@ else:
         """Leave the function as it is: nothing is compiled."""
         return function
 
-    def compile_apart(function: Callable[..., Any], tag: str = "") -> Any:
+    def compile_apart(
+        function: Callable[..., Any], tag: str = "", at: str = "", look: Any = None
+    ) -> Any:
         """Nothing to compile."""
         return function
 

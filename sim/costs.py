@@ -39,7 +39,9 @@ from .state import (
 )
 
 FILE = Path(__file__).with_name("driver_costs.json")
+SHIPPED = "sim/driver_costs.json"
 KINDS = ("from literature", "measured")
+COLUMNS = ("call_us", "mib_us", "kind", "source")  # of each row of a table
 # Call -> counters of calls and of bytes; cudaFree waits for the device, which has its own row.
 CALLS: dict[str, tuple[int, int]] = {
     "cudaMalloc": (MALLOCS, MALLOC_BYTES),
@@ -105,14 +107,24 @@ def read_costs(path: Path = FILE) -> dict[str, Cost]:
 
 
 def _cost(row: Any, where: str) -> Cost:
-    if not isinstance(row, dict) or row.keys() != {"call_us", "mib_us", "kind", "source"}:
-        raise ConfigError(f"{where}: expected call_us, mib_us, kind and source, nothing else")
+    if not isinstance(row, dict):
+        raise ConfigError(f"{where}: found {row!r}, expected an object with {', '.join(COLUMNS)}")
+    for name in row:
+        if name not in COLUMNS:
+            near = did_you_mean(name, COLUMNS)
+            raise ConfigError(f"{where}: found {name!r}, expected {', '.join(COLUMNS)}{near}")
+    missing = [name for name in COLUMNS if name not in row]
+    if missing:
+        raise ConfigError(f"{where}: found no {', '.join(missing)}")
     for name in ("call_us", "mib_us"):
         value = row[name]
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e9:
             raise ConfigError(f"{where}: {name}: found {value!r}, expected microseconds, 0 or more")
-    if row["kind"] not in KINDS or not str(row["source"]).strip():
-        raise ConfigError(f"{where}: expected a kind ({' or '.join(KINDS)}) and a source")
+    if row["kind"] not in KINDS:
+        kinds = " or ".join(map(repr, KINDS))
+        raise ConfigError(f"{where}: kind: found {row['kind']!r}, expected {kinds}")
+    if not isinstance(row["source"], str) or not row["source"].strip():
+        raise ConfigError(f"{where}: source: found {row['source']!r}, expected who says so")
     return Cost(float(row["call_us"]), float(row["mib_us"]), row["kind"], str(row["source"]))
 
 
@@ -135,7 +147,12 @@ def driver_seconds(work: dict[str, int], costs: dict[str, Cost] | None = None) -
     return total / 1e6
 
 
-def costs_words() -> str:
-    """Where the shipped figures come from, in a few words."""
-    kinds = {cost.kind for cost in shipped_costs().values()}
-    return " and ".join(sorted(kinds)) + ", sim/driver_costs.json"
+def costs_words(costs: dict[str, Cost] | None = None, name: str = SHIPPED) -> str:
+    """Where figures come from, in a few words.
+
+    Args:
+        costs: None = the shipped table.
+        name: the table's file, as a user would say it.
+    """
+    kinds = {cost.kind for cost in (costs or shipped_costs()).values()}
+    return f"{' and '.join(sorted(kinds))}, {name}"

@@ -8,6 +8,7 @@ from ..traces.event import Action
 from ..traces.jit import inline, kernel
 from ..traces.program import Op
 from .apart import apart
+from .assumed import has_holes, is_expandable, notes_addresses, order_of_piece, tracks
 from .driver import log
 from .expandable import home, place
 from .index import move, rank, remove, stays
@@ -55,10 +56,7 @@ from .state import (
     SPARES_NEEDED,
     STOP_AT_OOM,
     SYNCS,
-    TRACK,
-    is_expandable,
     new_id,
-    order_of_piece,
 )
 from .stats import track_malloc
 from .view import view
@@ -105,8 +103,8 @@ def obtain(s, q, try_op):
 
 
 @inline
-def _cut_front(s, b, need):
-    """A new used block for the first `need` bytes of b; the caller moves b behind it."""
+def _cut_front(s, b, need, g):
+    """A new used block of bin g for the first `need` bytes of b; the caller moves b behind it."""
     piece = new_id(s)
     left = np.int64(s.prev[b])
     s.prev[piece] = left
@@ -116,9 +114,12 @@ def _cut_front(s, b, need):
     s.size[piece] = need
     s.addr[piece] = s.addr[b]
     s.order[piece] = order_of_piece(s, b)
-    s.phase[piece] = s.phase[b]
     s.lane[piece] = s.lane[b]
-    s.tag[piece] = s.tag[b] & KIND_MASK
+    if has_holes(s):
+        s.phase[piece] = s.phase[b]
+        s.tag[piece] = (g << BIN_SHIFT) | (s.tag[b] & KIND_MASK)
+    else:
+        s.tag[piece] = g << BIN_SHIFT
     return piece
 
 
@@ -127,14 +128,12 @@ def carve_new(s, b, q, did_split):
     """Cut the request off block b, fresh from the driver, or hand all of it out."""
     if did_split:
         need = s.classes[q + NEED]
-        piece = _cut_front(s, b, need)
+        piece = _cut_front(s, b, need, s.classes[q + FIRST_BIN])
         s.size[b] -= need
         s.addr[b] += need
         place(s, b)
-        b = piece
-        g = s.classes[q + FIRST_BIN]
-    else:
-        g = rank(s, np.int64(s.lane[b]), s.size[b])
+        return piece
+    g = rank(s, np.int64(s.lane[b]), s.size[b])
     s.tag[b] = (g << BIN_SHIFT) | (s.tag[b] & KIND_MASK)
     return b
 
@@ -145,48 +144,41 @@ def malloc(policy, s, klass, try_op):
     q = klass * CLASS_WORDS
     b = choose(policy, s, q)
     if b != 0:
-        need = s.classes[q + NEED]
+        need, lane = s.classes[q + NEED], s.classes[q + LANE]  # a free block is of the lane
         rest = s.size[b] - need
         did_split = splits(policy, s, q, rest)
         if did_split:
-            piece = _cut_front(s, b, need)
-            if is_expandable(s, b):
-                g = home(s, b, np.int64(s.next[b]), rest)
+            whole = b
+            b = _cut_front(s, whole, need, s.classes[q + FIRST_BIN])
+            if is_expandable(s, whole):
+                g = home(s, lane, np.int64(s.next[whole]), rest)
             else:
-                g = rank(s, np.int64(s.lane[b]), rest)
-            order = np.int64(s.order[b])
-            if not stays(s, b, rest, s.addr[b] + need, order, g):
-                move(s, b, rest, s.addr[b] + need, order, g)
-            b = piece
-            s.tag[b] = (s.classes[q + FIRST_BIN] << BIN_SHIFT) | (s.tag[b] & KIND_MASK)
+                g = rank(s, lane, rest)
+            addr, order = s.addr[whole] + need, np.int64(s.order[whole])
+            if not stays(s, whole, rest, addr, order, g):
+                move(s, whole, rest, addr, order, g)
         else:
             remove(s, b)
             if is_expandable(s, b):  # it may have been on the frontier
-                g = rank(s, np.int64(s.lane[b]), s.size[b])
+                g = rank(s, lane, s.size[b])
                 s.tag[b] = (g << BIN_SHIFT) | (s.tag[b] & KIND_MASK)
-        if s.opt[TRACK] != 0:
-            track_malloc(s, b, q, did_split)
     else:
         b = obtain(s, q, try_op)
         if b == 0:
             return b
         did_split = splits(policy, s, q, s.size[b] - s.classes[q + NEED])
         b = carve_new(s, b, q, did_split)
-        if s.opt[TRACK] != 0:
-            track_malloc(s, b, q, did_split)
+    if tracks(s):
+        track_malloc(s, b, q, did_split)
     asked = s.classes[q + ASKED]
     s.asked[b] = asked
     allocated = s.g[ALLOCATED] + s.size[b]
     s.g[ALLOCATED] = allocated
-    if allocated > s.g[PEAK_ALLOCATED]:
-        s.g[PEAK_ALLOCATED] = allocated
-    active = allocated + s.g[PENDING]
-    if active > s.g[PEAK_ACTIVE]:
-        s.g[PEAK_ACTIVE] = active
+    s.g[PEAK_ALLOCATED] = max(s.g[PEAK_ALLOCATED], allocated)
+    s.g[PEAK_ACTIVE] = max(s.g[PEAK_ACTIVE], allocated + s.g[PENDING])
     requested = s.g[REQUESTED] + asked
     s.g[REQUESTED] = requested
-    if requested > s.g[PEAK_REQUESTED]:
-        s.g[PEAK_REQUESTED] = requested
+    s.g[PEAK_REQUESTED] = max(s.g[PEAK_REQUESTED], requested)
     return b
 
 
@@ -218,10 +210,11 @@ def free_tried(s, b):
 
 
 @kernel
-def play(policy, events, start, state, plan, out):
+def play(policy, assumed, events, start, state, plan, out):
     """Carry out events[start:].
 
     Args:
+        assumed: what is known of the run's options.
         events: shape (n,), int64; slot << 32 | class << 4 | op.
         state, plan: buffers of state.STATE and state.PLAN; the state is modified in place.
         out: shape (n,) or (0,), int64; receives the address each event dealt with, 0 = none.
@@ -230,55 +223,50 @@ def play(policy, events, start, state, plan, out):
         Index of the first event not carried out: n at the end; less if the replay ended at an
         out-of-memory error (counter FIRST_OOM is set) or the state must grow (it is not).
     """
-    s = view(state, plan)
-    keep = out.size > 0
+    s = view(state, plan, assumed)
+    keep = notes_addresses(s) and out.size > 0
     n = events.size
+    last = n - 1
     words = words_of(events)
-    for i in range(start, n):
+    i = start
+    while i < n:
         if s.g[SPARES] <= s.g[SPARES_NEEDED]:
             return i
-        ahead = words[min(i + AHEAD, n - 1)]  # what it will need is on its way when it comes up
+        ahead = words[min(i + AHEAD, last)]  # what it will need is on its way when it comes up
         prefetch(s.classes, ((ahead >> OP_BITS) & 0xFFFFFFF) * CLASS_WORDS)
         prefetch(s.size, np.int64(s.slot[ahead >> 32]))
         e = words[i]
         op = e & OP_MASK
         slot = e >> 32
-        klass = (e >> OP_BITS) & 0xFFFFFFF
         s.g[NOW] = i
         if op & 3 == 0:  # MALLOC, TRY, MALLOC_REVIVES
+            klass = (e >> OP_BITS) & 0xFFFFFFF
             if op != MALLOC:
                 pool = s.lanes[s.classes[klass * CLASS_WORDS + LANE] * LANE_WORDS + POOL]
                 s.pool[(pool & ~1) * POOL_WORDS + FREEABLE] = 0
             b = malloc(policy, s, klass, op == TRY)
             if keep:
-                out[i] = s.addr[b] if b != 0 else 0
-            if b == 0:
+                out[i] = s.addr[b]  # of block 0: 0
+            s.slot[slot] = b
+            if (b == 0) | (op == TRY):
                 s.slot[slot] = 0
-                if s.opt[STOP_AT_OOM] != 0:
+                if b != 0:
+                    free_tried(s, b)
+                elif s.opt[STOP_AT_OOM] != 0:
                     return i + 1
-            elif op == TRY:
-                free_tried(s, b)
-            else:
-                s.slot[slot] = b
-        elif op == FREE:
-            b = np.int64(s.slot[slot])
-            s.slot[slot] = 0
-            if b != 0:
-                if keep:
-                    out[i] = s.addr[b]
-                free(s, b)
-        elif op == FREE_LATER:
+        elif op <= COMPLETE:
             b = np.int64(s.slot[slot])
             if b != 0:
                 if keep:
                     out[i] = s.addr[b]
-                free_later(s, b, slot)
-        elif op == COMPLETE:
-            b = np.int64(s.slot[slot])
-            if b != 0:
-                if keep:
-                    out[i] = s.addr[b]
-                complete(s, b)
+                if op < FREE_LATER:
+                    s.slot[slot] = 0
+                    free(s, b)
+                elif op == FREE_LATER:
+                    free_later(s, b, slot)
+                else:
+                    complete(s, b)
         else:
             rare_op(s, op, slot)
+        i += 1
     return n

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..traces.jit import inline
 from .apart import apart
+from .assumed import has_holes, is_expandable, order_of_piece
 from .driver import (
     SEGMENT_MAP,
     SEGMENT_UNMAP,
@@ -38,9 +39,7 @@ from .state import (
     USED,
     before,
     drop_id,
-    is_expandable,
     new_id,
-    order_of_piece,
     page_of,
     state_of,
     take_order,
@@ -48,10 +47,9 @@ from .state import (
 
 
 @inline
-def home(s, b, following, size):
-    """Bin of a free block of `size` bytes whose right neighbour is `following`."""
-    lane = np.int64(s.lane[b])
-    if state_of(s, following) == UNMAPPED:
+def home(s, lane, following, size):
+    """Bin of a free block of `size` bytes of a lane whose right neighbour is `following`."""
+    if has_holes(s) and state_of(s, following) == UNMAPPED:
         return s.lanes[lane * LANE_WORDS + FRONTIER]
     return rank(s, lane, size)
 
@@ -59,7 +57,7 @@ def home(s, b, following, size):
 @apart
 def place(s, b):
     """Put a block into the free set, wherever it belongs."""
-    insert(s, b, home(s, b, np.int64(s.next[b]), s.size[b]))
+    insert(s, b, home(s, np.int64(s.lane[b]), np.int64(s.next[b]), s.size[b]))
 
 
 @apart

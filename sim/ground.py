@@ -61,19 +61,20 @@ if JIT and not TYPE_CHECKING:
     def _constructor() -> Any:
         fields = [f"{code}_at(a, s[{1 + k}])" for k, (_, code, _) in enumerate(GROUND.fields)]
         namespace: dict[str, Any] = {
-            "Ground": Ground, "zero": np.int64(0), "address_of": address_of,
-            "i8_at": i8_at, "i4_at": i4_at,
+            "Ground": Ground, "zero": np.int64(0), "i8_at": i8_at, "i4_at": i4_at,
         }  # fmt: skip
         exec(  # spelt out from the declared fields, so that their order is written down once
-            "def ground(buffer):\n"
-            "    a = address_of(buffer)\n"
-            "    s = i8_at(a, zero)\n"
-            f"    return Ground({', '.join(fields)})\n",
+            f"def ground_at(a):\n    s = i8_at(a, zero)\n    return Ground({', '.join(fields)})\n",
             namespace,
         )
-        return inline(namespace["ground"])
+        return inline(namespace["ground_at"])
 
-    ground = _constructor()
+    ground_at = _constructor()
+
+    @inline
+    def ground(buffer):
+        """The fields of a ground's buffer as raw pointers."""
+        return ground_at(address_of(buffer))
 
 else:
 

@@ -25,7 +25,7 @@ from .state import (
 )
 
 REFUSED = -1
-SPACE = 1 << 44  # bytes of addresses kept for memory that grows in place
+SPACE = 1 << 42  # bytes of addresses kept for memory that grows in place; no device has as much
 
 
 @inline

@@ -13,12 +13,14 @@ import numpy as np
 
 from ..traces.jit import inline
 from .apart import apart
+from .assumed import keeps_ages
 from .memory import count_trailing_zeros, highest_bit
 from .state import (
-    AGES,
     BIN_SHIFT,
     BINS,
+    CELL_BIN,
     CELL_BITS,
+    CELL_LIMIT,
     CELLS,
     CLOCK,
     END_BIN,
@@ -46,8 +48,9 @@ def rank(s, lane, size):
     units = min(size >> UNIT_BITS, s.lanes[row + TOP_UNITS])
     bits = s.lanes[row + CELL_BITS]
     e = highest_bit(units | (1 << bits)) - bits  # 0 for sizes below the first octave
-    g = np.int64(s.cells[s.lanes[row + CELLS] + (e << bits) + (units >> e)])
-    g += np.int64(s.limits[g] <= size)  # without a branch: most cells hold one limit at most
+    cell = s.cells[s.lanes[row + CELLS] + (e << bits) + (units >> e)]
+    # Without a branch, as most cells hold one limit at most; in one load, as what follows waits.
+    g = (cell >> CELL_BIN) + np.int64((cell & CELL_LIMIT) <= units)
     while s.limits[g] <= size:
         g += 1
     return g
@@ -102,9 +105,9 @@ def find(s, q):
     Blocks in front of unmapped space (the frontier bin) are never returned.
     """
     g = first_bin(s, s.classes[q + FIRST_BIN])
-    if g == 0 or g >= s.classes[q + END_BIN]:
+    if g >= s.classes[q + END_BIN]:
         return np.int64(0)
-    return np.int64(s.root[g])
+    return np.int64(s.root[g])  # of bin 0, which is always empty, if there is no such bin
 
 
 @inline
@@ -151,8 +154,39 @@ def merge_pairs(s, x):
 @inline
 def _stamp(s, b):
     # A block's garbage-collection age counts from when it last entered the free set.
-    if s.opt[AGES] != 0:
+    if keeps_ages(s):
         s.born[b] = s.pool[s.lanes[s.lane[b] * LANE_WORDS + POOL] * POOL_WORDS + CLOCK]
+
+
+@inline
+def _enter(s, b, g):
+    """Put block b, whose links are all 0, into bin g."""
+    r = np.int64(s.root[g])
+    if r == 0:
+        s.root[g] = b
+        k = g >> 6
+        s.bits0[k] |= _ONE << np.uint64(g & 63)
+        _summarise(s, k)
+    else:
+        m = meld(s, r, b)
+        s.root[g] = m
+        s.back[m] = 0
+        s.sibling[m] = 0
+
+
+@inline
+def _summarise(s, k):
+    """Word k of bits0 is no longer empty."""
+    s.bits1[k >> 6] |= _ONE << np.uint64(k & 63)
+    m = k >> 6
+    s.bits2[m >> 6] |= _ONE << np.uint64(m & 63)
+    s.bits3[0] |= _ONE << np.uint64(m >> 6)
+
+
+@inline
+def _empty(s, g):
+    s.root[g] = 0
+    s.bits0[g >> 6] &= ~(_ONE << np.uint64(g & 63))
 
 
 @inline
@@ -163,28 +197,23 @@ def insert(s, b, g):
     s.sibling[b] = 0
     s.back[b] = 0
     _stamp(s, b)
-    r = np.int64(s.root[g])
-    if r == 0:
-        s.root[g] = b
-        k = g >> 6
-        s.bits0[k] |= _ONE << np.uint64(g & 63)
-        s.bits1[k >> 6] |= _ONE << np.uint64(k & 63)
-        m = k >> 6
-        s.bits2[m >> 6] |= _ONE << np.uint64(m & 63)
-        s.bits3[0] |= _ONE << np.uint64(m >> 6)
-    else:
-        m = meld(s, r, b)
-        s.root[g] = m
-        s.back[m] = 0
-        s.sibling[m] = 0
+    _enter(s, b, g)
 
 
 @inline
 def remove(s, b):
     """Take block b out of its bin; it becomes used and keeps the bin in its tag."""
     t = np.int64(s.tag[b])
-    g = t >> BIN_SHIFT
     s.tag[b] = t & ~STATE_MASK
+    if (s.back[b] | s.child[b]) == 0:
+        _empty(s, t >> BIN_SHIFT)
+    else:
+        _unlink(s, b, t >> BIN_SHIFT)
+
+
+@inline
+def _unlink(s, b, g):
+    """Take block b out of the heap of bin g, which holds others."""
     parent = np.int64(s.back[b])
     below = np.int64(s.child[b])
     if below != 0 and s.sibling[below] != 0:
@@ -192,8 +221,6 @@ def remove(s, b):
     if parent == 0:
         s.root[g] = below
         s.back[below] = 0
-        if below == 0:
-            s.bits0[g >> 6] &= ~(_ONE << np.uint64(g & 63))
         return
     following = np.int64(s.sibling[b])
     if s.child[parent] == b:
@@ -211,11 +238,20 @@ def remove(s, b):
 @inline
 def move(s, b, size, addr, order, g):
     """Free block b changes to a new size, address and order, and its bin to g."""
-    remove(s, b)
+    t = np.int64(s.tag[b])
+    if (s.back[b] | s.child[b]) == 0:
+        _empty(s, t >> BIN_SHIFT)
+    else:
+        _unlink(s, b, t >> BIN_SHIFT)
+        s.child[b] = 0
+        s.sibling[b] = 0
+        s.back[b] = 0
     s.size[b] = size
     s.addr[b] = addr
     s.order[b] = order
-    insert(s, b, g)
+    s.tag[b] = (g << BIN_SHIFT) | (t & (KIND_MASK | STATE_MASK))
+    _stamp(s, b)
+    _enter(s, b, g)
 
 
 @inline

@@ -49,6 +49,7 @@ class Honours:
         knows: what it is told of the program before it runs, which no allocator is told; "" if
             nothing.
         model: why it stands for something real without following it; "" for what follows a source.
+        simulated: why it can be simulated only, and not run as a live allocator; "" if it can.
     """
 
     streams: bool = False
@@ -57,6 +58,7 @@ class Honours:
     shares: bool = False
     knows: str = ""
     model: str = ""
+    simulated: str = ""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -101,6 +101,19 @@ def _unqueue(m, b):
         m.g[LAST_PENDING] = before
 
 
+@inline
+def count_served(m, b, asked):
+    """Block b was handed out for a request of `asked` bytes."""
+    m.state[b] = USED
+    allocated = m.g[ALLOCATED] + m.size[b]
+    m.g[ALLOCATED] = allocated
+    m.g[PEAK_ALLOCATED] = max(m.g[PEAK_ALLOCATED], allocated)
+    m.g[PEAK_ACTIVE] = max(m.g[PEAK_ACTIVE], allocated + m.g[PENDING])
+    requested = m.g[REQUESTED] + asked
+    m.g[REQUESTED] = requested
+    m.g[PEAK_REQUESTED] = max(m.g[PEAK_REQUESTED], requested)
+
+
 @helper
 def _give_back(mechanism, m):
     """Wait for every stream, so that what waits becomes free; then return memory to the driver.
@@ -168,15 +181,8 @@ def play_mechanism(mechanism, events, start, buffer, out):
                 continue
             if keep:
                 out[i] = m.addr[b]
-            m.state[b] = USED
             m.klass[b] = klass
-            allocated = m.g[ALLOCATED] + m.size[b]
-            m.g[ALLOCATED] = allocated
-            m.g[PEAK_ALLOCATED] = max(m.g[PEAK_ALLOCATED], allocated)
-            m.g[PEAK_ACTIVE] = max(m.g[PEAK_ACTIVE], allocated + m.g[PENDING])
-            requested = m.g[REQUESTED] + asked
-            m.g[REQUESTED] = requested
-            m.g[PEAK_REQUESTED] = max(m.g[PEAK_REQUESTED], requested)
+            count_served(m, b, asked)
             m.slot[slot] = b
         if op == FREE or op == TRY or op == COMPLETE:
             b = np.int64(m.slot[slot])
@@ -213,6 +219,26 @@ def lanes_of(program: Program, mechanism: Mechanism) -> tuple[np.ndarray, int]:
     pairs = stream.astype(np.int64) * len(program.pools) + pool
     found, lane = np.unique(pairs, return_inverse=True)
     return lane.astype(np.int64), max(1, len(found))
+
+
+def open_ground(
+    f: Mapping[str, np.ndarray], values: Sequence[int], device: Device, n_lanes: int
+) -> None:
+    """Write into a new ground what a mechanism is told at the start.
+
+    Args:
+        f: views of its fields.
+        values: of all parameters, in the order of their declaration.
+        device: what the driver can give.
+        n_lanes: how many lanes there may be.
+    """
+    f["param"][: len(values)] = values
+    f["g"][NEXT_ADDRESS] = FIRST_ADDRESS
+    f["opt"][CAPACITY] = HUGE
+    if device.capacity_bytes is not None:
+        f["opt"][CAPACITY] = max(0, device.capacity_bytes - device.other_bytes)
+    f["opt"][GRANULARITY] = device.granularity
+    f["opt"][N_LANES] = n_lanes
 
 
 def replay_mechanism(
@@ -256,14 +282,8 @@ def replay_mechanism(
     f["own"][: len(told.words)] = told.words
     f["classes"][CLASS_WORDS + ASKED : classes * CLASS_WORDS : CLASS_WORDS] = program.req_size
     f["classes"][CLASS_WORDS + LANE : classes * CLASS_WORDS : CLASS_WORDS] = lane
-    f["param"][: len(mechanism.params)] = checked
-    f["g"][NEXT_ADDRESS] = FIRST_ADDRESS
-    f["opt"][CAPACITY] = HUGE
-    if device.capacity_bytes is not None:
-        f["opt"][CAPACITY] = max(0, device.capacity_bytes - device.other_bytes)
-    f["opt"][GRANULARITY] = device.granularity
+    open_ground(f, checked, device, n_lanes)
     f["opt"][STOP_AT_OOM] = stop_at_oom
-    f["opt"][N_LANES] = n_lanes
     n = len(packed.events)
     out = np.zeros(n, np.int64) if addresses else _NOTHING
     at = 0
@@ -276,10 +296,16 @@ def replay_mechanism(
     return _run(packed, f["g"], at, out)
 
 
-def _run(packed: Packed, g: np.ndarray, at: int, out: np.ndarray) -> Run:
-    program = packed.program
+def stats_of(g: np.ndarray) -> dict[str, int]:
+    """The statistics that a ground's counters hold, under the names of `Run.stats`."""
     stats = {name: int(g[k]) for name, k in _STATS.items()}
     stats["active_bytes.all.current"] = int(g[ALLOCATED] + g[PENDING])
+    return stats
+
+
+def _run(packed: Packed, g: np.ndarray, at: int, out: np.ndarray) -> Run:
+    program = packed.program
+    stats = stats_of(g)
     stats["num_oom_rejections"] = stats["diverged"] = 0
     addr = np.zeros(len(program.request), np.uint64)
     if len(out):

@@ -17,7 +17,9 @@ from .state import (
     ASKED,
     BINS,
     CAPTURED,
+    CELL_BIN,
     CELL_BITS,
+    CELL_LIMIT,
     CELLS,
     CLASS_WORDS,
     END_BIN,
@@ -42,6 +44,7 @@ from .state import (
     TOP_UNITS,
 )
 
+UNIT = 1 << UNIT_BITS
 USUAL_PAGES = (20 * MiB, 2 * MiB)
 LONG_TRACE = 200_000  # events from which a finer rank table pays for itself
 PLANS_KEPT = 16  # per packed program
@@ -214,7 +217,7 @@ def build_plan(program: Program, parts: Sequence[Requests], start: Layout | None
     for k in range(n_lanes):
         of_lane = lane == k
         sizes = np.unique(need[of_lane])
-        bits, top_units, counts = _rank_table(sizes >> UNIT_BITS, finest)
+        bits, top_units, counts = _rank_table(sizes // UNIT, finest)
         row = lanes[k]
         row[POOL] = 2 * keys[k, 0] + keys[k, 1]
         row[STREAM] = keys[k, 2]
@@ -229,7 +232,8 @@ def build_plan(program: Program, parts: Sequence[Requests], start: Layout | None
         rows[of_lane, FIRST_BIN] = n_bins + 1 + np.searchsorted(sizes, need[of_lane])
         rows[of_lane, END_BIN] = n_bins + len(sizes) + 1
         limits += [sizes, np.array([HUGE, 0])]
-        cells.append(n_bins + counts)
+        units = np.append(-(-sizes // UNIT), CELL_LIMIT)
+        cells.append((n_bins + counts) << CELL_BIN | np.minimum(units[counts], CELL_LIMIT))
         n_cells += len(counts)
         n_bins += len(sizes) + 2
 

@@ -11,6 +11,7 @@ import numpy as np
 from ..traces.event import Action
 from ..traces.jit import inline
 from .apart import apart
+from .assumed import is_expandable, tracks
 from .driver import log
 from .expandable import home, unmap
 from .index import gather, insert, move, remove, sort_blocks, stays
@@ -22,7 +23,6 @@ from .state import (
     END_LANE,
     FIRST_LANE,
     FIRST_PENDING,
-    FREE,
     FREEABLE,
     GC_BYTES,
     HELD,
@@ -38,11 +38,9 @@ from .state import (
     REQUESTED,
     RESERVED,
     SYNCS,
-    TRACK,
     drop_id,
-    is_expandable,
+    is_free,
     is_split,
-    state_of,
 )
 from .stats import track_free_completed, track_free_requested
 
@@ -51,77 +49,74 @@ DEFAULT_SMALL, DEFAULT_LARGE = 0, 1  # rows of the pool table
 
 
 @inline
-def coalesce(s, b):
-    """Put a used block into the free set, joined with its free neighbours.
+def coalesce(s, b, size):
+    """Put a used block of `size` bytes into the free set, joined with its free neighbours.
+
+    Returns:
+        the free block; and the change of the number and bytes of free blocks beside it.
 
     Source: CUDACachingAllocator.cpp, free_block, try_merge_blocks. Differs: where PyTorch keeps
     the freed block and drops the neighbour, the neighbour stays here and takes over what the
     freed block would have kept (its creation counter), as it may not need to move in the index.
     """
-    total, addr, order = s.size[b], s.addr[b], np.int64(s.order[b])
     left, right = np.int64(s.prev[b]), np.int64(s.next[b])
-    into = b
-    net_count, net_bytes = np.int64(0), np.int64(0)
-    if state_of(s, left) == FREE:
+    left_free, right_free = is_free(s, left), is_free(s, right)
+    if not (left_free | right_free):
+        g = np.int64(s.tag[b]) >> BIN_SHIFT
+        if is_expandable(s, b):
+            g = home(s, np.int64(s.lane[b]), right, size)
+        insert(s, b, g)
+        return b, np.int64(0), np.int64(0)
+    total, addr, order, lane = size, s.addr[b], np.int64(s.order[b]), np.int64(s.lane[b])
+    into, following = right, right
+    net_count = np.int64(0)
+    if right_free:
+        total += s.size[right]
+        net_count -= 1
+        if left_free:
+            following = np.int64(s.next[right])
+            remove(s, right)
+            drop_id(s, right)
+    if left_free:
         into = left
         addr = s.addr[left]
         total += s.size[left]
         net_count -= 1
-        net_bytes -= s.size[left]
-    following = right
-    if state_of(s, right) == FREE:
-        following = np.int64(s.next[right])
-        total += s.size[right]
-        net_count -= 1
-        net_bytes -= s.size[right]
-        if into == b:
-            into = right
-        else:
-            remove(s, right)
-            drop_id(s, right)
-    if into == b:
-        g = np.int64(s.tag[b]) >> BIN_SHIFT
-        if is_expandable(s, b):
-            g = home(s, b, right, total)
-        insert(s, b, g)
-        return b, net_count, net_bytes
-    if into == left:
-        s.next[left] = following
-        s.prev[following] = left
-    else:
-        s.prev[right] = left
-        s.next[left] = right
+    s.next[left] = following
+    s.prev[following] = left
     drop_id(s, b)
-    g = home(s, into, following, total)
+    # Of b's lane, which is known before `into` is.
+    g = home(s, lane, following if left_free else np.int64(s.next[right]), total)
     if not stays(s, into, total, addr, order, g):
         move(s, into, total, addr, order, g)
-    return into, net_count, net_bytes
+    return into, net_count, size - total
 
 
 @inline
-def free_block(s, b):
-    """Complete the free of used block b: it becomes reusable."""
+def free_block(s, b, size):
+    """Complete the free of used block b of `size` bytes: it becomes reusable."""
     asked = s.asked[b]
     s.g[REQUESTED] -= asked
-    if s.opt[TRACK] != 0:
-        lane, size = np.int64(s.lane[b]), s.size[b]
+    if tracks(s):
+        lane = np.int64(s.lane[b])
         expandable = is_expandable(s, b)
-        b, net_count, net_bytes = coalesce(s, b)
+        b, net_count, net_bytes = coalesce(s, b, size)
         if is_split(s, b):
             net_count += 1
             net_bytes += s.size[b]
         track_free_completed(s, lane, size, asked, expandable, net_count, net_bytes)
     else:
-        coalesce(s, b)
+        coalesce(s, b, size)
 
 
 @inline
 def free(s, b):
     """Free a block that no other stream uses."""
-    s.g[ALLOCATED] -= s.size[b]
-    if s.opt[TRACK] != 0:
+    size = s.size[b]
+    s.g[ALLOCATED] -= size
+    if tracks(s):
         track_free_requested(s, b)
-    free_block(s, b)
+    free_block(s, b, size)
 
 
 @apart
@@ -129,7 +124,7 @@ def free_later(s, b, slot):
     """Free a block that other streams still use: it pends until complete() or a synchronize."""
     s.g[ALLOCATED] -= s.size[b]
     s.g[PENDING] += s.size[b]
-    if s.opt[TRACK] != 0:
+    if tracks(s):
         track_free_requested(s, b)
     last = s.g[LAST_PENDING]
     s.child[b] = slot
@@ -156,7 +151,7 @@ def complete(s, b):
         s.back[right] = left
     s.slot[s.child[b]] = 0
     s.g[PENDING] -= s.size[b]
-    free_block(s, b)
+    free_block(s, b, s.size[b])
 
 
 @apart

@@ -8,6 +8,7 @@ import numpy as np
 
 from ..traces.event import Action
 from ..traces.program import Op, Program
+from .assumed import NOTHING, Assumed, assumption
 from .costs import work_of
 from .device import Device
 from .engine import play
@@ -187,9 +188,11 @@ def _play(
     start_blocks = 0
     if keeps_start:
         start_blocks = 3 * len(program.start.blocks["size"]) + 16
-    expandable = any(part.expands.any() for part, _ in parts) or (
-        keeps_start and bool(program.start.segments["is_expandable"].any())
-    )
+    kinds = [part.expands for part, _ in parts]
+    if keeps_start:
+        kinds.append(program.start.segments["is_expandable"] != 0)
+    expandable = any(kind.any() for kind in kinds)
+    of_all = expandable if all(kind.all() for kind in kinds) or not expandable else None
     blocks = 2 * packed.max_live + 4096 + start_blocks
     if expandable:
         blocks *= 2
@@ -216,6 +219,7 @@ def _play(
             script_rows=len(program.driver_op) if recorded_driver else -1,
             ages=ages,
         )
+        player.assumed = assumption(STATE.views(player.state)["opt"], of_all, keep_addresses)
         if player.at == 0 and keeps_start:
             load_start(player.state, packed, plan, requests, device)
         may_skip = skip and policy.recurs and not (keep_addresses or recorded_driver)
@@ -234,6 +238,7 @@ class _Player:
     Attributes:
         state: its state; a larger one takes its place whenever block ids run out.
         rows: plan buffer of the conditions of now.
+        assumed: what compiled code may take for granted under these.
         at: the next event.
     """
 
@@ -244,13 +249,16 @@ class _Player:
             packed, policy, plan, state, out
         )  # fmt: skip
         self.rows = plan.buffer
+        self.assumed: Assumed = NOTHING
         self.at = 0
 
     def to(self, end: int) -> np.ndarray | None:
         """Play up to event `end`; returns the state, or None if the run ended before."""
         events = self.packed.events[:end]
         while True:
-            self.at = int(play(self.policy, events, self.at, self.state, self.rows, self.out))
+            self.at = int(
+                play(self.policy, self.assumed, events, self.at, self.state, self.rows, self.out)
+            )
             f = STATE.views(self.state)
             if f["opt"][STOP_AT_OOM] and f["g"][FIRST_OOM]:
                 return None

@@ -6,6 +6,7 @@ import numpy as np
 
 from ..traces.jit import inline
 from .apart import apart
+from .assumed import is_expandable
 from .driver import (
     REFUSED,
     SEGMENT_ALLOC,
@@ -24,7 +25,6 @@ from .state import (
     TRACK,
     USED,
     drop_id,
-    is_expandable,
     is_split,
     new_id,
     take_order,

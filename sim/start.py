@@ -6,6 +6,7 @@ import numpy as np
 
 from ..traces.event import BlockState
 from ..traces.jit import kernel
+from .assumed import nothing
 from .device import ALIGNMENT, FIRST_ADDRESS, Device
 from .expandable import insert_unmapped, place
 from .index import rank
@@ -213,7 +214,7 @@ def chain_rows(packed: Packed, plan: Plan, requests: Requests, ages: bool) -> np
 @kernel
 def adopt(state, plan, rows):
     """Load rows of chain_rows into an empty state; counters included, statistics not."""
-    s = view(state, plan)
+    s = view(state, plan, nothing())
     n = rows.shape[0]
     ids = np.empty(n, np.int64)
     for k in range(n):

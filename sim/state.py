@@ -118,6 +118,9 @@ LANE_WORDS = 16
     START_PAGE,  # bytes of an expandable page of the start layout
 ) = range(11)
 
+# A cell of a rank table: bin of its smallest block << CELL_BIN | least larger request, in units
+CELL_BIN, CELL_LIMIT = 32, (1 << 32) - 1
+
 # --- rows of the pool table (pool number * 2 + large) ---
 POOL_WORDS = 8
 FIRST_LANE, END_LANE, FREEABLE, CLOCK, HELD = range(5)  # HELD: bytes from the driver
@@ -167,7 +170,7 @@ PLAN = Buffer(
         ("classes", "i8", "classes"),
         ("lanes", "i8", "lanes"),
         ("limits", "i8", "bins"),  # least request size that is too large for the bin's blocks
-        ("cells", "i4", "cells"),  # bin of the smallest block in each cell of a rank table
+        ("cells", "i8", "cells"),  # rank tables: see CELL_BIN
         ("script", "i8", "script"),  # op, action, addr, size per recorded driver call
     ]
 )
@@ -179,8 +182,9 @@ def state_of(s, b):
 
 
 @inline
-def is_expandable(s, b):
-    return (s.tag[b] & IS_EXPANDABLE) != 0
+def is_free(s, b):
+    """Whether b, a block that exists or none (0), is free: of these states only FREE is odd."""
+    return (s.tag[b] & FREE) != 0
 
 
 @inline
@@ -226,15 +230,6 @@ def take_order(s):
     """Creation counter of a new segment or reservation, by the release's tie-break."""
     if s.opt[TIE_BREAK] == TIE_ADDRESS:
         return np.int64(0)
-    s.g[NEXT_ORDER] += 1
-    return s.g[NEXT_ORDER]
-
-
-@inline
-def order_of_piece(s, b):
-    """Creation counter of a block newly cut from block b."""
-    if s.opt[TIE_BREAK] != TIE_BLOCK:
-        return np.int64(s.order[b])
     s.g[NEXT_ORDER] += 1
     return s.g[NEXT_ORDER]
 

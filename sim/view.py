@@ -10,13 +10,13 @@ import numpy as np
 from ..traces.jit import JIT, inline
 from .state import PLAN, STATE
 
-View = namedtuple("View", [*STATE.names, *PLAN.names, "state_at", "plan_at"])
+View = namedtuple("View", [*STATE.names, *PLAN.names, "state_at", "plan_at", "assumed"])
 
 if JIT and not TYPE_CHECKING:
     from .memory import address_of, column, f8_at, i4_at, i8_at, u8_at
 
     def _constructor() -> Any:
-        """`view_at(a, p)`: a View of the state buffer at address a and the plan buffer at p."""
+        """`view_at(a, p, k)`: a View of the state at a and the plan at p, under assumption k."""
         fields: list[str] = []
         namespace: dict[str, Any] = {
             "View": View, "zero": np.int64(0),
@@ -31,9 +31,9 @@ if JIT and not TYPE_CHECKING:
                 namespace[f"column_{name}"] = column(code, offset)
                 fields.append(f"column_{name}({table})")
         exec(  # spelt out from the declared fields, so that their order is written down once
-            "def view_at(a, p):\n"
+            "def view_at(a, p, k):\n"
             "    s, t = i8_at(a, zero), i8_at(p, zero)\n"
-            f"    return View({', '.join(fields)}, a, p)\n",
+            f"    return View({', '.join(fields)}, a, p, k)\n",
             namespace,
         )
         return inline(namespace["view_at"])
@@ -41,12 +41,13 @@ if JIT and not TYPE_CHECKING:
     view_at = _constructor()
 
     @inline
-    def view(state, plan):
-        """The fields of a state and a plan buffer as raw pointers."""
-        return view_at(address_of(state), address_of(plan))
+    def view(state, plan, assumed):
+        """The fields of a state and a plan buffer as raw pointers, and what is known of the run."""
+        return view_at(address_of(state), address_of(plan), assumed)
 
 else:
 
-    def view(state, plan):
+    def view(state, plan, assumed):
         """The fields of a state and a plan buffer as NumPy arrays."""
-        return View(**STATE.views(state), **PLAN.views(plan), state_at=0, plan_at=0)
+        fields = {**STATE.views(state), **PLAN.views(plan)}
+        return View(**fields, state_at=0, plan_at=0, assumed=assumed)

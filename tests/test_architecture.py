@@ -20,11 +20,14 @@ HOMES = {
         "sim/memory.py": "teaches the compiler raw pointers",
         "sim/policy.py": "teaches the compiler what a policy is",
         "sim/apart.py": "teaches the compiler calls through a table of addresses",
+        "sim/assumed.py": "teaches the compiler what an assumption is",
+        "sim/live_state.py": "teaches the compiler a lock, and a name that the linker resolves",
     },
     "llvmlite": {
         "traces/jit.py": "its version is part of the cache key",
         "sim/memory.py": "the instructions behind raw pointers",
         "sim/apart.py": "the instructions behind calls through a table",
+        "sim/live_state.py": "the instructions behind a lock; the linker's names",
     },
     "optuna": {"experiments/search.py": "hides the search library from everybody else"},
 }

@@ -12,9 +12,10 @@ Environment:
     TIGHTFIT_RECORD_ENTRIES    how many entries are kept, the newest
     TIGHTFIT_RECORD_LIBRARIES  folder of the stand-in's libraries, loaded before torch
     TIGHTFIT_RECORD_RUNTIME    file name of the CUDA runtime in it
-    TIGHTFIT_RECORD_FAKE       path of fake_capture.py: record with fake tensors instead
+    TIGHTFIT_RECORD_FAKE       path of the folder fake: record with fake tensors instead
+    TIGHTFIT_RECORD_SCRATCH    1 = scratch that kernels take is added there
     TIGHTFIT_RECORD_SHIM       the library that a PyTorch without CUDA needs for that
-    TIGHTFIT_RECORD_DEVICE     the device pretended, as "major minor bytes multiprocessors"
+    TIGHTFIT_RECORD_DEVICE     the device pretended, the numbers of fake.scratch.Device
 """
 
 from __future__ import annotations
@@ -129,11 +130,7 @@ class Recorder:
         if not hasattr(torch, "cuda") or not hasattr(torch.cuda, "_lazy_call"):
             return
         if self.libraries:
-            # The stand-in has no cuDNN that could plan an attention kernel; on capability 9 PyTorch
-            # would ask it first.
-            disable = getattr(torch.backends.cuda, "enable_cudnn_sdp", None)
-            if disable is not None:
-                disable(False)
+            without_cudnn_attention(torch)
         torch.cuda._lazy_call(lambda: self.begin(torch))
 
     def begin(self, torch: Any) -> None:
@@ -204,7 +201,7 @@ def place_outside_torch(frame: Any) -> str:
     return "a thread of PyTorch's own"
 
 
-class _WhenImported:
+class WhenImported:
     """Calls a function after a module was imported; a finder on sys.meta_path."""
 
     def __init__(self, name: str, before: Callable[[], None], after: Callable[[Any], None]) -> None:
@@ -230,6 +227,13 @@ class _WhenImported:
         return spec
 
 
+def without_cudnn_attention(torch: Any) -> None:
+    """Keep PyTorch from asking the stand-in's cuDNN for a plan, which on capability 9 it would."""
+    disable = getattr(torch.backends.cuda, "enable_cudnn_sdp", None)
+    if disable is not None:
+        disable(False)
+
+
 def load_libraries(folder: str | None) -> None:
     """Load the stand-in's libraries, so that no search finds others of their names."""
     if folder:
@@ -253,14 +257,21 @@ def load_shim(shim: str) -> None:
 
 
 def start_fake(torch: Any, folder: str) -> None:
-    """Run fake_capture.py and start it."""
+    """Load the package fake under a name of its own and start it."""
     from importlib.util import module_from_spec, spec_from_file_location
 
-    spec = spec_from_file_location("fake_capture", os.environ["TIGHTFIT_RECORD_FAKE"])
+    own = os.environ["TIGHTFIT_RECORD_FAKE"]
+    spec = spec_from_file_location(
+        "tightfit_fake", os.path.join(own, "__init__.py"), submodule_search_locations=[own]
+    )
     assert spec is not None and spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    module.start(torch, folder, *map(int, os.environ["TIGHTFIT_RECORD_DEVICE"].split()))
+    package = module_from_spec(spec)
+    sys.modules["tightfit_fake"] = package
+    spec.loader.exec_module(package)
+    from tightfit_fake.capture import start  # pyright: ignore[reportMissingImports]
+
+    scratch = os.environ["TIGHTFIT_RECORD_SCRATCH"] == "1"
+    start(torch, folder, os.environ["TIGHTFIT_RECORD_DEVICE"], scratch)
 
 
 def install(folder: str) -> Recorder:
@@ -268,7 +279,7 @@ def install(folder: str) -> Recorder:
     recorder = Recorder(folder)
     sys.meta_path.insert(
         0,
-        _WhenImported("torch", recorder.before_torch, recorder.on_torch),
+        WhenImported("torch", recorder.before_torch, recorder.on_torch),
     )
     for number in (signal.SIGUSR1, signal.SIGTERM):
         if signal.getsignal(number) == signal.SIG_DFL:
@@ -276,9 +287,9 @@ def install(folder: str) -> Recorder:
     return recorder
 
 
-def _run_the_shadowed() -> None:
-    """Run the sitecustomize that this one hides, if there is one."""
-    own = os.path.dirname(os.path.abspath(__file__))
+def run_the_shadowed(file: str) -> None:
+    """Run the sitecustomize that the one in a file hides, if there is one."""
+    own = os.path.dirname(os.path.abspath(file))
     path = [p for p in sys.path if os.path.abspath(p or ".") != own]
     sys.path, kept = path, sys.path
     here = sys.modules.pop("sitecustomize", None)
@@ -293,4 +304,4 @@ def _run_the_shadowed() -> None:
 
 if __name__ == "sitecustomize" and os.environ.get("TIGHTFIT_RECORD"):
     install(os.environ["TIGHTFIT_RECORD"])
-    _run_the_shadowed()
+    run_the_shadowed(__file__)

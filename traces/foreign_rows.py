@@ -112,7 +112,8 @@ def recording(
     """Return a recording of these rows: alloc, free and OOM entries, no segments.
 
     Args:
-        columns: as in `Rows`, in the order of time.
+        columns: as in `Rows`, in the order of time; perhaps "stack" and "pool" too, as in
+            `event.ENTRY_COLUMNS`.
         name: file name.
         extra: what the recording was made from.
         findings: what the reader noticed.
@@ -141,5 +142,7 @@ def recording(
         entries["stream"][:] = number[rows]
         for theirs, ours in (("addr", "addr"), ("size", "size"), ("time", "time_us")):
             entries[ours][:] = columns[theirs][rows]
+        for known in columns.keys() & {"stack", "pool"}:
+            entries[known][:] = columns[known][rows]
         out.devices[device] = DeviceRecording(entries)
     return out

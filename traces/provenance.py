@@ -76,34 +76,43 @@ def put_origin(recording: Recording, origin: Origin, facts: dict[str, Any]) -> N
         "script_sha256": origin.script_sha256,
         **facts,
     }
-    if reads is not None:
-        recording.extra["recorded"]["reads"] = [
-            {"where": where, "times": times} for where, times in reads[:MOST_PLACES]
-        ]
     recording.findings += findings_of(recording.extra["recorded"], reads)
 
 
 def findings_of(recorded: dict[str, Any], reads: list | None) -> list[Finding]:
-    """Return what a reader of a recording must know about how it was made."""
+    """Return what a reader of a recording must know about how it was made; note the reads in it."""
     if recorded["mode"] != "stand-in":
         return []
-    found = [
+    return [
         Finding(
             "stand_in", 1,
             f"recorded without a GPU: torch {recorded['torch']} on a stand-in for "
             f"{recorded['profile']}. The allocator is the real one; kernels did nothing, and work "
             "space that cuBLAS, cuDNN, NCCL and the like would take of their own is not in it",
+        ),
+        *note_reads(recorded, reads),
+    ]  # fmt: skip
+
+
+def note_reads(recorded: dict[str, Any], reads: list | None) -> list[Finding]:
+    """Note in `recorded` where a program read values that nobody had computed, and say so.
+
+    Args:
+        recorded: changed, if anybody counted.
+        reads: (place, times), most first; None = nobody counted.
+    """
+    if reads is None:
+        return []
+    recorded["reads"] = [{"where": where, "times": times} for where, times in reads[:MOST_PLACES]]
+    if not reads:
+        return []
+    total = sum(times for _, times in reads)
+    most = ", ".join(f"{where} ({times:,})" for where, times in reads[:3])
+    return [
+        Finding(
+            "depends_on_data", total,
+            f"the program read values back from the device, times: {total:,}, in {len(reads)} "
+            f"places (most often: {most}); they were computed by nobody, so a size or a branch "
+            "that depends on them may differ on a GPU",
         )
     ]  # fmt: skip
-    if reads:
-        total = sum(times for _, times in reads)
-        most = ", ".join(f"{where} ({times:,})" for where, times in reads[:3])
-        found.append(
-            Finding(
-                "depends_on_data", total,
-                f"the program read values back from the device, times: {total:,}, in {len(reads)} "
-                f"places (most often: {most}); they were computed by nobody, so a size or a branch "
-                "that depends on them may differ on a GPU",
-            )
-        )  # fmt: skip
-    return found

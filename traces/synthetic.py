@@ -330,7 +330,7 @@ def kvsame(n_ops: int, seed: int = 6, gaps: int = GAPS) -> Program:
     return _pinned(n_ops, seed, 2 * MiB, 0, gaps)
 
 
-PATTERNS: dict[str, Callable[[int], Program]] = {
+PATTERNS: dict[str, Callable[..., Program]] = {
     "train": train,
     "train_var": train_var,
     "serve": serve,

@@ -15,13 +15,15 @@ if TYPE_CHECKING:
 EVENTS, QUICK_EVENTS = 1_000_000, 100_000
 RUNS = 5
 HEAD = [
-    "trace", "tightfit", "skipping", "std::set", "ratio", "PyTorch", "plain Python", "memory MiB",
+    "trace", "tightfit", "skipping", "std::set", "ratio", "PyTorch", "ratio", "plain Python",
+    "memory MiB",
 ]  # fmt: skip
 TEXTS = {
     "ns per event": "a malloc or a free; processor time, median",
     "tightfit": "a whole replay, from packed program to counters, every event played",
     "skipping": "the same, but what provably repeats is played once",
     "std::set": "the same allocator on std::set<Block*>, g++ -O2: events alone",
+    "PyTorch": "its compiled allocator on a stand-in for CUDA: the calls alone",
     "plain Python": "the referee, on the first 5,000 ops",
     "memory": "what a replay allocates, beside the packed program",
 }
@@ -75,6 +77,7 @@ def measure_all(n_ops: int, quick: bool) -> dict[str, Any]:
     """Everything the command reports, as JSON would have it."""
     from ..screen import progress, warn
     from .cases import RULES, n_cases, recorded, synthetic
+    from .compiled import driver_reason
     from .hooks import hooks_beside_native
     from .machine import describe, peak_memory_bytes
     from .scaling import (
@@ -86,11 +89,11 @@ def measure_all(n_ops: int, quick: bool) -> dict[str, Any]:
         help_seconds,
         many_lines,
     )
-    from .timing import NO_PYTORCH, compiler_reason, measure
+    from .timing import compiler_reason, measure
 
     missing = compiler_reason()
-    if missing:
-        warn(missing)
+    for reason in filter(None, (missing, driver_reason())):
+        warn(reason)
     up_to = 10**4 if quick else 10**6
     tens = tuple(10**k for k in range(2, 7) if 10**k <= up_to)
     steps = n_cases(quick) + 5
@@ -110,7 +113,7 @@ def measure_all(n_ops: int, quick: bool) -> dict[str, Any]:
             "events": n_ops,
             "runs": RUNS,
             **found,
-            "pytorch_reason": NO_PYTORCH,
+            "pytorch_reason": driver_reason(),
             "cpp_set_reason": missing,
             "compile_s": compiling["cold"],
             "first_replay_s": compiling,
@@ -187,6 +190,7 @@ def cells_of(speed: Speed) -> list[tuple[float | None, int]]:
         (speed.cpp_set_ns, 1),
         (speed.ratio, 1),
         (speed.pytorch_ns, 1),
+        (speed.pytorch_ratio, 1),
         (speed.reference_ns, 0),
         (speed.memory_bytes / (1 << 20), 1),
     ]

@@ -21,10 +21,10 @@ from ...sim.run import Run
 from ...sim.settings import Settings
 from ...traces.errors import VerificationError
 from ...traces.program import Op, Program
+from .compiled import CompiledRun, can_time, driver_reason, time_compiled
 from .set_simulator import CompilerMissing, SetRun, library, simulate
 
 REFERENCE_OPS = 5_000  # a plain-Python replay of more takes too long
-NO_PYTORCH = "PyTorch: the oracle's driver answers, but does not time its answers yet"
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,8 @@ class Speed:
             included.
         skipping_ns: the same with repetitions skipped, the search for them not included.
         cpp_set_ns: the events alone; None = no C++ compiler.
-        pytorch_ns: PyTorch's compiled allocator; None = not measured.
+        pytorch_ns: PyTorch's compiled allocator, the calls alone; None = not at hand, or the
+            program is not made of mallocs and frees in the default pools alone.
         reference_ns: the plain-Python referee on the program's beginning; None = not run.
         memory_bytes: what a replay allocates at most, beside the packed program.
     """
@@ -76,6 +77,11 @@ class Speed:
     def ratio(self) -> float | None:
         """How many times faster than the C++ simulator."""
         return None if self.cpp_set_ns is None else self.cpp_set_ns / self.tightfit_ns
+
+    @property
+    def pytorch_ratio(self) -> float | None:
+        """How many times faster than PyTorch's allocator."""
+        return None if self.pytorch_ns is None else self.pytorch_ns / self.tightfit_ns
 
 
 def make_case(name: str, program: Program, settings: Settings, rules: Release) -> Case:
@@ -96,7 +102,8 @@ def measure(case: Case, rules: Release, runs: int, reference: bool = True) -> Sp
     Raises:
         VerificationError: two simulators disagree.
     """
-    ours, skipping, theirs = [], [], []
+    ours, skipping, theirs, compiled = [], [], [], []
+    has_compiled = can_time(case.program) and not driver_reason()
     for k in range(runs + 1):
         start = time.thread_time_ns()
         run = replay(case.packed, PYTORCH, case.requests, skip=False)
@@ -107,18 +114,22 @@ def measure(case: Case, rules: Release, runs: int, reference: bool = True) -> Sp
             raise VerificationError(f"bench {case.name}: skipping changes the answer")
         other = _set_run(case)
         if other is not None:
-            _agree(case, run, other)
+            _agree(case, run, other, "the C++ simulator")
+        real = time_compiled(case.packed, case.settings) if has_compiled else None
+        if real is not None:
+            _agree(case, run, real, "PyTorch's allocator")
         if k:
             ours.append(middle - start)
             skipping.append(end - middle)
             theirs.append(other.nanoseconds if other else 0)
+            compiled.append(real.nanoseconds if real else 0)
     n = max(1, case.events)
     return Speed(
         events=case.events,
         tightfit_ns=statistics.median(ours) / n,
         skipping_ns=statistics.median(skipping) / n,
         cpp_set_ns=statistics.median(theirs) / n if any(theirs) else None,
-        pytorch_ns=None,
+        pytorch_ns=statistics.median(compiled) / n if any(compiled) else None,
         reference_ns=_reference_ns(case, rules) if reference else None,
         memory_bytes=_memory_bytes(case),
     )
@@ -140,13 +151,13 @@ def _set_run(case: Case) -> SetRun | None:
         return None
 
 
-def _agree(case: Case, run: Run, other: SetRun) -> None:
+def _agree(case: Case, run: Run, other: SetRun | CompiledRun, name: str) -> None:
     """Speed means something only if the answers are the same."""
-    for name in ("reserved_bytes.all.peak", "num_device_alloc", "num_device_free", "num_ooms"):
-        if run.stats[name] != other.stats[name]:
+    for key in ("reserved_bytes.all.peak", "num_device_alloc", "num_device_free", "num_ooms"):
+        if run.stats[key] != other.stats[key]:
             raise VerificationError(
-                f"bench {case.name}: {name} is {run.stats[name]:,} by tightfit, "
-                f"{other.stats[name]:,} by the C++ simulator, expected the same"
+                f"bench {case.name}: {key} is {run.stats[key]:,} by tightfit, "
+                f"{other.stats[key]:,} by {name}, expected the same"
             )
 
 

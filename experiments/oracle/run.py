@@ -21,7 +21,7 @@ ROW = np.dtype(
         ("addr", "<u8"), ("size", "<i8"), ("stream", "<u8"),
     ]
 )  # fmt: skip
-RETURNED, ERROR, STATS, SEGMENT, BLOCK = 100, 101, 102, 103, 104
+RETURNED, ERROR, STATS, SEGMENT, BLOCK, TIMED = 100, 101, 102, 103, 104, 105
 AFTER_WAIT = 1  # flag of a trace row: an event had been waited for in this command
 SMALL, EXPANDABLE = 1, 2  # flags of a segment row
 SECONDS_PER_BATCH = 600
@@ -40,6 +40,7 @@ class Answer:
         segments, blocks: ROW rows of the final snapshot: a block's `stream` is its requested size,
             its `flags` its BlockState.
         reached: number of commands certainly carried out.
+        nanoseconds: processor time of all commands, if the case was timed.
     """
 
     status: int
@@ -50,18 +51,21 @@ class Answer:
     segments: np.ndarray = field(default_factory=lambda: np.zeros(0, ROW))
     blocks: np.ndarray = field(default_factory=lambda: np.zeros(0, ROW))
     reached: int = 0
+    nanoseconds: int = 0
 
 
-def run_cases(driver: Path, cases: Sequence[Case]) -> list[Answer]:
+def run_cases(driver: Path, cases: Sequence[Case], timed: bool = False) -> list[Answer]:
     """Run cases, each in a process of its own.
 
     Args:
         driver: the program `build.py` made.
+        timed: measure mallocs and frees, the only commands there are then; the answers have
+            nothing but `nanoseconds` and `stats`.
 
     Raises:
         VerificationError: the driver could not be run.
     """
-    payload = b"".join(map(_packed, cases))
+    payload = b"".join(_packed(case, timed) for case in cases)
     try:
         done = subprocess.run([driver], input=payload, capture_output=True, env={"LC_ALL": "C"},
                               timeout=SECONDS_PER_BATCH)  # fmt: skip
@@ -83,12 +87,12 @@ def run_cases(driver: Path, cases: Sequence[Case]) -> list[Answer]:
     return answers
 
 
-def _packed(case: Case) -> bytes:
+def _packed(case: Case, timed: bool) -> bytes:
     """Return a case as the driver reads it."""
     conf = "\0".join((case.conf, *case.lines)).encode()
     device = case.device
     header = struct.pack(
-        "<IIIIQQQ", len(case.commands), len(conf), case.scattered, 0, device.total_bytes,
+        "<IIIIQQQ", len(case.commands), len(conf), case.scattered, timed, device.total_bytes,
         device.other_bytes, device.granularity,
     )  # fmt: skip
     return header + conf + case.commands.tobytes()
@@ -108,6 +112,7 @@ def _answer(case: Case, status: int, rows: np.ndarray, text: bytes) -> Answer:
         blocks=rows[action == BLOCK],
         reached=len(case.commands) if status == 0 else int(rows["command"].max(initial=0)),
     )
+    answer.nanoseconds = int(rows["size"][action == TIMED].sum())
     for row in rows[(action == ERROR) | (action == STATS)]:
         words = text[int(row["addr"]) : int(row["addr"]) + int(row["size"])].decode()
         if row["action"] == ERROR:

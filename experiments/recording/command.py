@@ -90,11 +90,17 @@ def record(
         typer.Option(
             "--fake",
             metavar="GPU",
-            help="Without a GPU and without a CUDA build: record fake tensors, as on this GPU. "
-            "Scratch that kernels take is not in it.",
+            help="Without a GPU and without a CUDA build: record fake tensors, as on this GPU.",
             show_default=False,
         ),
     ] = None,
+    scratch: Annotated[
+        bool,
+        typer.Option(
+            "--scratch/--no-scratch",
+            help="With --fake: add the scratch that kernels take, each kind named.",
+        ),
+    ] = True,
     ranks: Annotated[
         int,
         typer.Option(
@@ -151,6 +157,8 @@ def record(
         raise ConfigError("the program is missing: tightfit record -- python train.py")
     if stacks not in ("python", "all", "none"):
         raise ConfigError(f"--stacks: found {stacks!r}, expected python, all or none")
+    if not scratch and fake is None:
+        raise ConfigError("--no-scratch is for --fake; elsewhere PyTorch itself asks for scratch")
     if fake is not None and (stand_in is not None or ranks):
         raise ConfigError("--fake records one process; give it without --stand-in and --ranks")
     if torch is not None and stand_in is None:
@@ -170,6 +178,7 @@ def record(
         entries,
         quiet=as_json,
         fake=fake,
+        scratch=scratch,
     )
     _report(done, code, as_json)
     if not done:
@@ -190,6 +199,7 @@ def record_program(
     quiet: bool = False,
     script: Path | None = None,
     fake: str | None = None,
+    scratch: bool = True,
 ) -> tuple[list[Recorded], int]:
     """Run a program and write what its processes allocated.
 
@@ -198,6 +208,7 @@ def record_program(
         quiet: whether the program's output goes to standard error.
         script: the program's file, where the command does not name it.
         fake: device to pretend with fake tensors.
+        scratch: whether scratch that kernels take is added then.
 
     Returns:
         The files, and the program's exit status.
@@ -210,33 +221,19 @@ def record_program(
     import tempfile
 
     from ...traces.provenance import origin_of
-    from ..oracle.build import runtime_name
     from ..screen import announce_compiling
     from .launch import Plan, find_python, run
 
     python = find_python(command)
     mode = "stand-in" if stand_in else "fake" if fake else "gpu"
     origin = origin_of(mode, stand_in or fake or "", [str(script)] if script else command)
-    with tempfile.TemporaryDirectory(prefix="tightfit-record-") as scratch:
-        plan = Plan(command, Path(scratch), conf, stacks, entries, ranks, quiet=quiet)
+    with tempfile.TemporaryDirectory(prefix="tightfit-record-") as folder:
+        plan = Plan(command, Path(folder), conf, stacks, entries, ranks, quiet=quiet)
         if stand_in is not None:
-            from dataclasses import replace
+            from .on_stand_in import on_stand_in
 
-            from .libraries import build_libraries
-            from .profiles import find_profile
-            from .whole_wheel import find_build
-
-            profile = find_profile(stand_in)
-            build = find_build(torch, python)
-            plan = replace(
-                plan,
-                libraries=build_libraries(build),
-                runtime=runtime_name(build.wheel.cuda),
-                path=build.path,
-                extra=profile.environment(
-                    max(ranks, 8 if _is_launcher(command) else 1), build.codes
-                ),
-            )
+            devices = max(ranks, 8 if _is_launcher(command) else 1)
+            plan = on_stand_in(plan, stand_in, torch, python, devices)
         if fake is not None:
             from dataclasses import replace
 
@@ -244,7 +241,7 @@ def record_program(
             from .profiles import find_profile
 
             shape = find_profile(fake).pretended
-            plan = replace(plan, fake=build_shim(python), device=shape)
+            plan = replace(plan, fake=build_shim(python), device=shape, scratch=scratch)
         announce_compiling(READER_SECONDS)
         files = _Files(out, origin)
         code = run(plan, python, files.add)

@@ -15,7 +15,7 @@ from ..oracle.wheels import cache
 
 if TYPE_CHECKING:
     from ...traces.provenance import Origin
-    from ...traces.recording import Recording
+    from ...traces.recording import Recording, Stacks
 
 SHIM = Path(__file__).parent / "fake_shim.cpp"
 SECONDS = 60
@@ -83,24 +83,31 @@ def read_rows(told: Path, origin: Origin) -> Recording:
 
     from ...traces.foreign_rows import ALLOC, FREE, recording
     from ...traces.made_up import made_up_addresses
+    from ...traces.provenance import note_reads
     from ...traces.recording import Finding
 
     facts = json.loads(told.read_text(encoding="utf-8"))
-    rows = np.fromfile(told.with_suffix(".rows"), np.int64).reshape(-1, 3)
+    rows = np.fromfile(told.with_suffix(".rows"), np.int64).reshape(-1, 6)
     if not len(rows):
         raise TraceError(f"{origin.script}: no tensor was ever on CUDA")
     is_alloc = rows[:, 0] > 0
     number = np.abs(rows[:, 0]) - 1
-    size = rows[is_alloc, 1][number]
+    allocs = rows[is_alloc]
+    size = allocs[number, 1]
     columns = {
         "kind": np.where(is_alloc, ALLOC, FREE).astype(np.uint8),
         "device": np.zeros(len(rows), np.int16),
         "addr": made_up_addresses(number, is_alloc, size),
         "size": size,
-        "stream": np.zeros(len(rows), np.int64),
+        "stream": allocs[number, 2],
         "time": np.zeros(len(rows), np.int64),
+        "stack": rows[:, 4],
+        "pool": 1 + allocs[number, 5],
     }
-    workspace = int((rows[is_alloc, 2] > 0).sum())
+    scratch = {
+        kind: np.flatnonzero(allocs[:, 3] == k).tolist()
+        for k, kind in enumerate(facts["kinds"]) if k
+    }  # fmt: skip
     recorded = {
         "mode": origin.mode,
         "profile": origin.profile,
@@ -108,11 +115,38 @@ def read_rows(told: Path, origin: Origin) -> Recording:
         "script_sha256": origin.script_sha256,
         "torch": facts["torch"],
         "reason": facts["reason"],
-        # Allocations, counted from 0, that are scratch we add and no tensor of the program's.
-        "workspaces": np.flatnonzero(rows[is_alloc, 2] > 0).tolist(),
+        # Kind -> allocations, counted from 0, that are scratch we add and no tensor of the
+        # program's.
+        "scratch": scratch,
     }
     findings = [
-        Finding("workspace", workspace, f"cuBLAS's work space for {origin.profile} was added, "
-                f"allocations: {workspace}")
+        Finding("scratch", len(found), f"added for {origin.profile}: {kind}, allocations: "
+                f"{len(found):,}")
+        for kind, found in scratch.items()
     ]  # fmt: skip
-    return recording(columns, told.stem, {"recorded": recorded}, findings, LACKS)
+    findings += note_reads(recorded, facts["reads"])
+    made = recording(columns, told.stem, {"recorded": recorded}, findings, LACKS)
+    made.stacks = _stacks(facts["stacks"])
+    made.pools += [(0, pool) for pool in range(int(allocs[:, 5].max()) + 1)]
+    return made
+
+
+def _stacks(told: list[list[list]]) -> Stacks:
+    """Number the strings and frames of stacks."""
+    import numpy as np
+
+    from ...traces.recording import Stacks
+
+    strings: dict[str, int] = {}
+    frames: dict[tuple[int, int, int], int] = {}
+    ids: list[int] = []
+    offsets = [0]
+    for stack in told:
+        for file, line, name in stack:
+            text = [strings.setdefault(s, len(strings)) for s in (file, name)]
+            ids.append(frames.setdefault((text[0], line, text[1]), len(frames)))
+        offsets.append(len(ids))
+    return Stacks(
+        list(strings), np.array(list(frames), np.int64).reshape(-1, 3),
+        np.array(offsets, np.int64), np.array(ids, np.uint32),
+    )  # fmt: skip

@@ -17,7 +17,7 @@ from pathlib import Path
 from ...traces.errors import ConfigError
 
 HOOK = Path(__file__).parents[2] / "traces" / "capture_hook.py"
-FAKE = HOOK.with_name("fake_capture.py")
+FAKE = HOOK.with_name("fake")
 POLL = 0.2  # seconds between looks at what has been written
 GRACE = 20.0  # seconds that a program has to end after Ctrl-C
 ADDR_NO_RANDOMIZE = 0x0040000  # linux/personality.h
@@ -40,6 +40,8 @@ class Plan:
         quiet: whether the program's output goes to standard error.
         fake: the shim, to record with fake tensors; None = PyTorch's own history.
         device: what is pretended then, as capture_hook's TIGHTFIT_RECORD_DEVICE.
+        scratch: whether scratch that kernels take is added then.
+        hook: file that every Python process of the program runs first.
     """
 
     command: tuple[str, ...]
@@ -55,6 +57,8 @@ class Plan:
     quiet: bool = False
     fake: Path | None = None
     device: str = ""
+    scratch: bool = True
+    hook: Path = HOOK
 
 
 def find_python(command: Sequence[str]) -> str:
@@ -91,7 +95,7 @@ def run(plan: Plan, python: str, on_snapshot: Callable[[Path], None]) -> int:
     Returns:
         Exit status of the program, of ranks the first that is not 0; 128 + signal.
     """
-    shutil.copyfile(HOOK, plan.folder / "sitecustomize.py")
+    shutil.copyfile(plan.hook, plan.folder / "sitecustomize.py")
     words = list(plan.command)
     if words[0] == "torchrun" and shutil.which("torchrun") is None:
         words[:1] = [python, "-m", "torch.distributed.run"]
@@ -164,6 +168,7 @@ def environment(plan: Plan) -> dict[str, str]:
         own["TIGHTFIT_RECORD_FAKE"] = str(FAKE)
         own["TIGHTFIT_RECORD_SHIM"] = str(plan.fake)
         own["TIGHTFIT_RECORD_DEVICE"] = plan.device
+        own["TIGHTFIT_RECORD_SCRATCH"] = str(int(plan.scratch))
     if plan.libraries is not None:
         own["TIGHTFIT_RECORD_LIBRARIES"] = str(plan.libraries)
         own["TIGHTFIT_RECORD_RUNTIME"] = plan.runtime

@@ -39,8 +39,9 @@ class Profile:
 
     @property
     def pretended(self) -> str:
-        """What fake tensors need to know of it: capability, bytes, multiprocessors."""
-        numbers = (*self.capability.split("."), self.memory_mib << 20, self.multiprocessors)
+        """What fake tensors need to know of it, as the numbers of fake.scratch.Device."""
+        capability = self.capability.split(".")
+        numbers = (*capability, self.memory_mib << 20, self.multiprocessors, self.threads)
         return " ".join(map(str, numbers))
 
     def environment(self, devices: int, codes: tuple[int, ...] = ()) -> dict[str, str]:

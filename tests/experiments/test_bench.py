@@ -10,6 +10,7 @@ import pytest
 
 from tightfit.experiments.bench.cases import RECORDINGS, RULES, recordings
 from tightfit.experiments.bench.command import measure_all
+from tightfit.experiments.bench.compiled import can_time, driver_reason, time_compiled
 from tightfit.experiments.bench.page import page_of
 from tightfit.experiments.bench.set_simulator import CompilerMissing, library, simulate
 from tightfit.experiments.bench.tiling import repeatable_part, tile
@@ -91,6 +92,33 @@ def test_a_yardstick_with_other_rules_is_noticed() -> None:
     theirs = simulate(packed, requests, addresses=True)
     took = program.op == Op.MALLOC
     assert (ours.addr[program.arg[took]] != theirs.addresses[took].astype(np.uint64)).any()
+
+
+@pytest.mark.parametrize("expandable", [False, True])
+@pytest.mark.parametrize("name", PATTERNS)
+def test_the_timed_allocator_of_pytorch_does_what_the_kernel_does(
+    name: str, expandable: bool
+) -> None:
+    if driver_reason():
+        pytest.skip(driver_reason())
+    packed = pack(PATTERNS[name](20_000))
+    settings = Settings(expandable_segments=expandable)
+    ours = replay_native(packed, settings, RULES, track=True).stats
+    real = time_compiled(packed, settings)
+    assert real.nanoseconds > 0
+    assert real.stats.items() <= ours.items()
+
+
+def test_only_mallocs_and_frees_in_default_pools_are_timed() -> None:
+    assert can_time(PATTERNS["serve"](2_000))
+    plain, pools, empties = make.Script(), make.Script(pools=1), make.Script()
+    plain.free(plain.malloc(512))
+    assert can_time(plain.program())
+    pools.malloc(512, pool=1)
+    assert not can_time(pools.program())
+    empties.empty_cache()
+    assert not can_time(empties.program())
+    assert not can_time(make.random_program(1, 50, start_ops=50))
 
 
 def test_without_a_compiler_the_column_is_empty(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from tightfit.experiments.cli import app, main
 from tightfit.policies.catalogue import MECHANISMS
 from tightfit.policies.contender import names
-from tightfit.sim.costs import driver_seconds
+from tightfit.sim.costs import CALLS, WAIT, driver_seconds
 from tightfit.sim.mechanism_replay import replay_mechanism
 from tightfit.traces.units import MiB
 
@@ -147,6 +147,37 @@ def test_a_policy_of_ones_own_is_compared(tmp_path: Path) -> None:
     (own,) = [r for r in rows if r["role"] == "policy"]
     assert own["policy"].endswith("two_regions.py:TwoRegions:border=16KiB")
     assert own["peak_reserved_bytes"] > rows[0]["peak_reserved_bytes"]
+
+
+def test_a_table_of_costs_of_ones_own_is_used_and_named(tmp_path: Path) -> None:
+    file = tmp_path / "mine.json"
+    row = {"call_us": 0, "mib_us": 0, "kind": "measured", "source": "here"}
+    file.write_text(
+        json.dumps({c: row for c in (*CALLS, WAIT)} | {"cuMemMap": row | {"call_us": 3}})
+    )
+    asked = (GPT, "--policy", "best_fit", "--packing", "0", "--driver-costs", str(file))
+    rows = {r["policy"]: r for r in rows_of(*asked)}
+    s = subject("gpt_bf16_varlen.default")
+    run = replay_mechanism(s.anew if s.is_warm else s.kept, MECHANISMS["best_fit"])
+    assert rows["best_fit"]["driver_seconds"] == pytest.approx(3e-6 * run.work["cuMemMap"])
+    assert rows["pytorch"]["driver_seconds"] == 0  # its segments are not mapped
+    said = " ".join(compare(*asked)[1].split())
+    assert "costs measured," in said and "mine.json" in said and "literature" not in said
+    assert "mine.json" in compare(*asked, "--markdown")[1]
+    assert "sim/driver_costs.json" in compare(GPT, "--policy", "best_fit", "--packing", "0")[1]
+
+
+def test_a_wrong_table_of_costs_is_refused_before_anything_is_replayed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "mine.json"
+    file.write_text('{"cudaMaloc": {}}')
+    for command in (["compare", GPT], ["tune", GPT, "--policy", "best_fit"]):
+        assert main([*command, "--driver-costs", str(file)]) == 2
+        said = capsys.readouterr().err
+        assert "mine.json: unknown call 'cudaMaloc'; did you mean 'cudaMalloc'?" in said
+    assert main(["tune", GPT, "--driver-costs", str(file)]) == 2
+    assert "only --policy has a column of time" in capsys.readouterr().err
 
 
 def test_bad_words_are_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
@@ -33,9 +34,15 @@ def both(
     stop_at_oom: bool = True,
     recorded_driver: bool = False,
 ) -> tuple[Run, Run]:
-    """Replay through the kernel and through the reference."""
-    kernel = replay_native(
-        pack(program, keep_start),
+    """Replay through the kernel and through the reference.
+
+    A replay that is asked for nothing special runs code compiled under assumptions (assumed.py):
+    it is held against the one that is asked for everything.
+    """
+    packed = pack(program, keep_start)
+    asked = partial(
+        replay_native,
+        packed,
         settings,
         rules,
         device,
@@ -43,10 +50,13 @@ def both(
         later=later,
         stop_at_oom=stop_at_oom,
         recorded_driver=recorded_driver,
-        track=True,
-        events=True,
         layout=True,
     )
+    kernel, lean = asked(track=True, events=True), asked()
+    assert lean.stats.items() <= kernel.stats.items()
+    assert (lean.n_ops, lean.first_oom_op) == (kernel.n_ops, kernel.first_oom_op)
+    assert lean.layout is not None and kernel.layout is not None
+    assert layout_differences(lean.layout, kernel.layout) == []
     reference = replay_reference(
         program,
         settings,

@@ -98,17 +98,30 @@ def test_every_mechanism_counts_what_it_obtains(name: str) -> None:
     assert driver_seconds(w) > 0
 
 
+def row(**other: object) -> dict[str, object]:
+    """A row of a table of costs, with some cells changed."""
+    return {"call_us": 1, "mib_us": 0, "kind": "measured", "source": "here, today", **other}
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         ({"cudaMaloc": {}}, "did you mean 'cudaMalloc'"),
-        ({"cudaMalloc": 3}, "expected call_us, mib_us, kind and source"),
-        ({"wait": None}, "expected call_us"),
+        ({"cudaMalloc": 3}, "found 3, expected an object with call_us, mib_us, kind, source"),
+        ({"wait": None}, "expected an object with call_us"),
+        ({"wait": {"call_us": 1, "kind": "measured"}}, "found no mib_us, source"),
+        ({"wait": {"call_uss": 1}}, "found 'call_uss'"),
+        ({"wait": row(call_us="7")}, "found '7', expected microseconds"),
+        ({"wait": row(mib_us=float("nan"))}, "found nan, expected microseconds"),
+        ({"wait": row(source=" ")}, "expected who says so"),
         (
             {"cudaFree": {"call_us": -1, "mib_us": 0, "kind": "measured", "source": "x"}},
             "0 or more",
         ),
-        ({"cudaFree": {"call_us": 1, "mib_us": 0, "kind": "guessed", "source": "x"}}, "a kind"),
+        (
+            {"cudaFree": {"call_us": 1, "mib_us": 0, "kind": "guessed", "source": "x"}},
+            "kind: found 'guessed'",
+        ),
     ],
 )
 def test_a_wrong_table_is_refused(tmp_path: Path, change: dict, said: str) -> None:

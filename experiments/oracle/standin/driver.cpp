@@ -5,6 +5,7 @@
 // both formats. Every case runs in a process of its own, forked before the allocator exists, so
 // that settings, limits and counters begin anew and a crash of one case is an answer like others.
 // Address randomisation is switched off: in captures the allocator orders blocks by host address.
+// A case may ask to be timed instead: mallocs and frees alone, with nothing written down.
 #include <c10/cuda/CUDAAllocatorConfig.h>
 #include <c10/cuda/CUDACachingAllocator.h>
 #include <c10/cuda/CUDAFunctions.h>
@@ -17,13 +18,16 @@
 #include <sys/mman.h>
 #include <sys/personality.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <set>
+#include <stdexcept>
 #include <string>
 #include <unordered_map>
 #include <utility>
@@ -45,7 +49,7 @@ using PoolId = std::pair<unsigned long long, unsigned long long>;
 // ---- what comes in; the numbers are those of ../commands.py
 
 struct Header {
-  uint32_t n_commands, n_conf, scattered, unused;
+  uint32_t n_commands, n_conf, scattered, timed;
   uint64_t total, other, granularity;
 };
 
@@ -69,7 +73,9 @@ cudaStream_t handle_of(uint16_t stream) { return (cudaStream_t)(size_t(stream) *
 
 // ---- what goes out
 
-enum Kind : uint8_t { kReturned = 100, kError = 101, kStats = 102, kSegment = 103, kBlock = 104 };
+enum Kind : uint8_t {
+  kReturned = 100, kError = 101, kStats = 102, kSegment = 103, kBlock = 104, kTimed = 105
+};
 
 struct Row {
   uint32_t command;
@@ -298,6 +304,27 @@ class Player {
   std::set<unsigned long long> known_;
 };
 
+// Mallocs and frees, as fast as they can be asked for; ids are dense. Nanoseconds of processor time.
+int64_t timed(const std::vector<Command>& commands) {
+  uint32_t most = 0;
+  for (const Command& c : commands) most = std::max(most, c.id);
+  std::vector<void*> live(most + 1);
+  auto* a = allocator::get();
+  timespec start, end;
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &start);
+  for (const Command& c : commands) {
+    if (c.code == kMalloc) {
+      live[c.id] = a->raw_alloc_with_stream(size_t(c.size), handle_of(c.stream));
+    } else if (c.code == kFree) {
+      a->raw_delete(live[c.id]);
+    } else {
+      throw std::runtime_error("a timed case has mallocs and frees alone");
+    }
+  }
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &end);
+  return (end.tv_sec - start.tv_sec) * 1000000000 + (end.tv_nsec - start.tv_nsec);
+}
+
 // The child: one case from the first call to the last.
 [[noreturn]] void play(const Header& header, const std::string& confs,
                        const std::vector<Command>& commands) {
@@ -319,6 +346,11 @@ class Player {
     c10::cuda::detail::init_p2p_access_cache(1);
 #endif
     c10::cuda::_internal::setHasPrimaryContext([](c10::DeviceIndex) { return true; });
+    if (header.timed) {
+      add(kTimed, 0, timed(commands), 0);
+      add_text(kStats, text_of(allocator::getDeviceStats(0)));
+      _exit(0);
+    }
     uint64_t waits = 0;
     allocator::attachAllocatorTraceTracker([&waits](const auto& entry) { on_trace(entry, waits); });
     Player player(std::move(lines));

@@ -1,0 +1,1 @@
+"""Running policies as the allocator of real programs."""

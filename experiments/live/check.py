@@ -1,0 +1,43 @@
+"""Checking that a policy can run live: its contract, its C functions, and recordings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ...policies.conformance import LENGTH, Verdict, examine, without_waiting
+from ...policies.live import setting_of
+from ...policies.live_conformance import LIVE_CLAIMS, difference
+from ...sim.packing import pack
+from ..policy_check import Report, check_policy
+from ..subject import load_subjects
+
+
+def check_live(text: str, traces: Sequence[Path], operations: int) -> Report:
+    """Try a policy on the contract of every policy, and on that of those that run live.
+
+    Args:
+        text: the policy as users write it; the recordings are tried with its parameters, the
+            claims with the defaults and both ends of each.
+        traces: recordings whose requests are put to it.
+        operations: random operations of each of the larger claims, at the least.
+
+    Raises:
+        PolicyError: there is no such policy, or it cannot run live.
+        TraceError: a recording cannot be read.
+    """
+    setting = setting_of(text)
+    subjects = [subject for path in traces for subject in load_subjects(path)]
+    name = text.partition(":")[0] if ".py" not in text else ":".join(text.split(":")[:2])
+    report = check_policy(setting.policy.name if ".py" not in name else name, operations)
+    report = replace(report, policy=text)
+    if not report.holds:
+        return report
+    found = [*report.verdicts, *examine(setting.policy, LIVE_CLAIMS, operations, LENGTH)]
+    for subject in subjects:
+        packed = pack(without_waiting(subject.program), keep_start=False)
+        fault = difference(packed, setting)
+        words = f"{Path(subject.name).name}, device {subject.device}: every address is simulated."
+        found.append(Verdict("live: recording", words, not fault, len(packed.events), fault))
+    return replace(report, verdicts=found)

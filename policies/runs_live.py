@@ -1,0 +1,40 @@
+"""Which policies can be the allocator of a running program, and why others cannot."""
+
+from __future__ import annotations
+
+from ..sim.mechanism import Mechanism
+from ..traces.errors import PolicyError
+from .catalogue import MECHANISMS
+from .playing import AnyPolicy
+
+
+def live_fault(policy: AnyPolicy) -> str:
+    """Why a policy cannot run live, as a sentence; "" if it can."""
+    if not isinstance(policy, Mechanism):
+        return (
+            f"{policy.name} changes decisions of PyTorch's own allocator, which runs inside "
+            "PyTorch only; expected a policy with an allocator of its own"
+        )
+    if policy.foresight is not None:
+        told = policy.honours.knows or "what an earlier part of the recording showed"
+        return f"{policy.name} is told {told}; a running program has nobody to tell it"
+    if policy.honours.simulated:
+        return f"{policy.name} can be simulated only: {policy.honours.simulated}"
+    return ""
+
+
+def live_names() -> list[str]:
+    """Policies of the catalogue that can run live."""
+    return [name for name, policy in MECHANISMS.items() if not live_fault(policy)]
+
+
+def checked_live(policy: AnyPolicy) -> Mechanism:
+    """Return a policy that can run live.
+
+    Raises:
+        PolicyError: it cannot; the message says why, and which can.
+    """
+    fault = live_fault(policy)
+    if fault or not isinstance(policy, Mechanism):
+        raise PolicyError(f"live: {fault}. Live run: {', '.join(live_names())}, or a file's")
+    return policy

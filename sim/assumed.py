@@ -1,0 +1,178 @@
+"""Assumptions: options whose value is known before a run, and that compiled code need not ask for.
+
+An event takes some forty processor cycles; a dozen options that are off, asked for on every event,
+would be a third of them. So the replay loop is compiled per assumption, on demand: what the
+assumption says of an option becomes a constant there, and what depends on it disappears.
+What is compiled apart (the cold half) assumes nothing and exists once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..traces.jit import JIT, inline
+from .state import (
+    AGES,
+    EXPANDABLE,
+    GC_BYTES,
+    HUGE,
+    IS_EXPANDABLE,
+    MAX_SPLIT,
+    MIXED,
+    NEXT_ORDER,
+    TIE_BLOCK,
+    TIE_BREAK,
+    TRACK,
+)
+
+
+@dataclass(frozen=True)
+class Assumed:
+    """What is known of a run.
+
+    Attributes:
+        name: tells compiled code of one assumption from another's.
+        options: option index -> its value.
+        expandable: whether all memory is expandable (True) or none (False); None = not known.
+        ages_blocks: whether each block has a creation counter of its own; None = not known.
+        notes_addresses: whether the address of each event may be asked for.
+    """
+
+    name: str
+    options: Mapping[int, int]
+    expandable: bool | None = None
+    ages_blocks: bool | None = None
+    notes_addresses: bool = True
+
+    def holds(self, opt: np.ndarray, expandable: bool | None, addresses: bool) -> bool:
+        """Whether a run's options and memory are as assumed."""
+        return (
+            all(opt[k] == value for k, value in self.options.items())
+            and self.expandable in (None, expandable)
+            and self.ages_blocks in (None, opt[TIE_BREAK] == TIE_BLOCK)
+            and (self.notes_addresses or not addresses)
+        )
+
+
+_PLAIN = {GC_BYTES: 0, AGES: 0, TRACK: 0, MIXED: 0, MAX_SPLIT: HUGE}
+NOTHING = Assumed("nothing", {})
+PLAIN = Assumed("plain", {**_PLAIN, EXPANDABLE: 0}, False, False, False)
+EXPANDING = Assumed("expanding", {**_PLAIN, EXPANDABLE: 1}, True, False, False)
+
+
+def assumption(opt: np.ndarray, expandable: bool | None, addresses: bool) -> Assumed:
+    """The assumption that holds of a run and lets most be left out.
+
+    Args:
+        opt: the state's options.
+        expandable: whether all memory the run can meet is expandable (True) or none (False).
+        addresses: whether the address of each event is asked for.
+    """
+    fitting = (a for a in (PLAIN, EXPANDING) if a.holds(opt, expandable, addresses))
+    return next(fitting, NOTHING)
+
+
+if JIT and not TYPE_CHECKING:
+    # An assumption is an empty value of a Numba type of its own, carried by the View: what it says
+    # is part of the types that code is compiled for.
+    from numba import types
+    from numba.extending import (
+        NativeValue,
+        intrinsic,
+        models,
+        overload,
+        register_model,
+        typeof_impl,
+        unbox,
+    )
+
+    class AssumedType(types.Type):
+        def __init__(self, assumed: Assumed) -> None:
+            self.assumed = assumed
+            super().__init__(name=f"Assumed[{assumed.name}]")
+
+    register_model(AssumedType)(models.OpaqueModel)
+
+    @typeof_impl.register(Assumed)
+    def _typeof(assumed: Assumed, _context: object) -> AssumedType:
+        return AssumedType(assumed)
+
+    @unbox(AssumedType)
+    def _unbox(_type: object, _value: object, c: Any) -> NativeValue:
+        return NativeValue(c.context.get_dummy_value())
+
+    @intrinsic
+    def nothing(typingctx):  # noqa: ANN001, ANN201
+        """NOTHING, in compiled code."""
+
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            return context.get_dummy_value()
+
+        return AssumedType(NOTHING)(), codegen
+
+    def _known(view_type: Any) -> Assumed:
+        return view_type.types[view_type.fields.index("assumed")].assumed
+
+    def _fact(arguments: str, known: Callable[[Assumed], Any], asked: Callable[..., Any]) -> Any:
+        """Function of a View (and a block): a constant where known() has one, else asked()."""
+        namespace: dict[str, Any] = {"_known": _known, "known": known, "inline": inline,
+                                     "asked": inline(asked), "np": np}  # fmt: skip
+        exec(  # Numba insists on the exact signature
+            f"def fact({arguments}): raise NotImplementedError\n"
+            f"def resolve({arguments}):\n"
+            f"    value = known(_known(s))\n"
+            f"    if value is None: return lambda {arguments}: asked({arguments})\n"
+            f"    return lambda {arguments}: value\n",
+            namespace,
+        )
+        overload(namespace["fact"], jit_options={"forceinline": True, "error_model": "numpy"})(
+            namespace["resolve"]
+        )
+        return namespace["fact"]
+
+else:
+
+    def _fact(arguments: str, known: Callable[[Assumed], Any], asked: Callable[..., Any]) -> Any:
+        """The function that asks: nothing is compiled."""
+        return asked
+
+    def nothing() -> Assumed:
+        """NOTHING."""
+        return NOTHING
+
+
+def _option(index: int) -> Any:
+    """Function of a View: the value of an option."""
+    return _fact("s", lambda assumed: assumed.options.get(index), lambda s: s.opt[index])
+
+
+gc_bytes = _option(GC_BYTES)
+keeps_ages = _option(AGES)
+tracks = _option(TRACK)
+max_split = _option(MAX_SPLIT)
+expands = _option(EXPANDABLE)
+is_mixed = _option(MIXED)
+notes_addresses = _fact("s", lambda assumed: assumed.notes_addresses, lambda s: True)
+# Has each block a creation counter of its own (release 2.12)?
+ages_blocks = _fact(
+    "s", lambda assumed: assumed.ages_blocks, lambda s: s.opt[TIE_BREAK] == TIE_BLOCK
+)
+# Of a block: does it lie in expandable memory?
+is_expandable = _fact(
+    "s, b", lambda assumed: assumed.expandable, lambda s, b: (s.tag[b] & IS_EXPANDABLE) != 0
+)
+# Can there be unmapped ranges at all?
+has_holes = _fact("s", lambda assumed: assumed.expandable is not False, lambda s: True)
+
+
+@inline
+def order_of_piece(s, b):
+    """Creation counter of a block newly cut from block b."""
+    if not ages_blocks(s):
+        return np.int64(s.order[b])
+    s.g[NEXT_ORDER] += 1
+    return s.g[NEXT_ORDER]

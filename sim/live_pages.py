@@ -1,0 +1,204 @@
+"""Memory behind a live policy's addresses: mapped page by page, where a block first needs it.
+
+A policy gives out addresses as in a simulation: a segment's are never used again. One range of
+addresses, far larger than the device, stands for all of them; pages are mapped under a block when
+it is handed out, and unmapped once no block lies there and the simulated driver has taken the
+memory back. So the pages mapped are never more than the policy holds of its simulated driver.
+
+Every page also remembers which stream last freed memory in it. A block that would go to another
+stream waits for the device first; where a policy keeps streams apart that never happens.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..traces.jit import helper, inline
+from .apart import invokers
+from .device import FIRST_ADDRESS
+from .ground import DEAD
+from .live_state import (
+    BASE,
+    CONTEXT,
+    CREATE,
+    CUDA,
+    EPOCH,
+    HANDLE,
+    HIGH_PAGE,
+    KIND,
+    LIVE,
+    MANY,
+    MAP,
+    MAPPED,
+    PAGE,
+    PEAK_MAPPED,
+    POP,
+    PUSH,
+    RELEASE,
+    SET_ACCESS,
+    SPACE_BYTES,
+    SWEEP,
+    SYNCHRONIZE,
+    UNMAP,
+)
+from .memory import i8_at
+from .state import DRIVER_USED, HIGHEST_ID
+
+PROT_NONE, PROT_READ_WRITE, MADV_DONTNEED = 0, 3, 4  # of Linux
+STATUS = 0xFFFFFFFF  # the driver answers in 32 bits
+_fixed = dict(zip([f[0] for f in LIVE.fields], LIVE.fixed_offsets(), strict=False))
+WORDS_AT, PROPERTIES_AT, ACCESS_AT = _fixed["word"], _fixed["properties"], _fixed["access"]
+
+call0, call1, call2, call3, call4, call5 = (invokers[n] for n in range(6))
+
+
+@inline
+def first_page(m, b):
+    return (m.addr[b] - FIRST_ADDRESS) // PAGE
+
+
+@inline
+def end_page(m, b):
+    return (m.addr[b] - FIRST_ADDRESS + m.size[b] - 1) // PAGE + 1
+
+
+@helper
+def wait_for_device(p):
+    """Let everything that was started on the device end."""
+    p.word[EPOCH] += 1
+    if p.word[SYNCHRONIZE] != 0:
+        call1(p.word[PUSH], p.word[CONTEXT])
+        call0(p.word[SYNCHRONIZE])
+        call1(p.word[POP], p.word[HANDLE])
+
+
+@helper
+def _unmap_run(p, start, end):
+    """Unmap pages start..end, all mapped."""
+    if p.word[KIND] == CUDA:
+        call2(p.word[UNMAP], p.word[BASE] + start * PAGE, (end - start) * PAGE)
+        for k in range(start, end):
+            call1(p.word[RELEASE], p.page[k])
+            p.page[k] = 0
+    else:
+        call3(p.word[UNMAP], p.word[BASE] + start * PAGE, (end - start) * PAGE, MADV_DONTNEED)
+        call3(p.word[MAP], p.word[BASE] + start * PAGE, (end - start) * PAGE, PROT_NONE)
+        for k in range(start, end):
+            p.page[k] = 0
+    p.word[MAPPED] -= end - start
+
+
+@helper
+def _create(at, p, k):
+    """Give page k memory of its own, not accessible yet; whether the driver had some."""
+    a = p.word[BASE] + k * PAGE
+    if (call4(p.word[CREATE], p.word[HANDLE], PAGE, at + PROPERTIES_AT, 0) & STATUS) != 0:
+        return False
+    handle = i8_at(p.word[HANDLE], np.int64(0))[0]
+    if (call5(p.word[MAP], a, PAGE, 0, handle, 0) & STATUS) != 0:
+        call1(p.word[RELEASE], handle)
+        return False
+    p.page[k] = handle
+    return True
+
+
+@helper
+def _map_run(at, p, start, end):
+    """Map pages start..end, none mapped; whether the driver had memory for all, else none is."""
+    a, size = p.word[BASE] + start * PAGE, (end - start) * PAGE
+    done = start
+    if p.word[KIND] == CUDA:
+        while done < end and _create(at, p, done):
+            done += 1
+        is_done = done == end
+        if is_done:
+            is_done = (call4(p.word[SET_ACCESS], a, size, at + ACCESS_AT, 1) & STATUS) == 0
+    else:
+        is_done = (call3(p.word[MAP], a, size, PROT_READ_WRITE) & STATUS) == 0
+        if is_done:
+            for k in range(start, end):
+                p.page[k] = 1
+            done = end
+    p.word[MAPPED] += done - start
+    p.word[HIGH_PAGE] = max(p.word[HIGH_PAGE], done)
+    if not is_done and done > start:
+        _unmap_run(p, start, done)
+    p.word[PEAK_MAPPED] = max(p.word[PEAK_MAPPED], p.word[MAPPED])
+    return is_done
+
+
+@helper
+def sweep(p, m):
+    """Unmap every page in which no block lies."""
+    wait_for_device(p)
+    p.word[SWEEP] += 1
+    number = p.word[SWEEP]
+    for b in range(1, m.g[HIGHEST_ID] + 1):
+        if m.state[b] != DEAD and m.addr[b] >= FIRST_ADDRESS:
+            for k in range(first_page(m, b), min(end_page(m, b), p.word[HIGH_PAGE])):
+                p.kept[k] = number
+    high = p.word[HIGH_PAGE]
+    k = np.int64(0)
+    while k < high:
+        start = k
+        while k < high and p.page[k] != 0 and p.kept[k] != number:
+            k += 1
+        if k > start:
+            _unmap_run(p, start, k)
+        k += 1
+
+
+@inline
+def is_beyond(p, m, more):
+    """More pages would be mapped than the policy holds of its driver."""
+    return (p.word[MAPPED] + more) * PAGE > m.g[DRIVER_USED]
+
+
+@helper
+def back_block(at, p, m, b):
+    """Map memory behind all of block b, which is in use; whether there was enough.
+
+    Args:
+        at: address of the LIVE buffer that p shows.
+    """
+    start, end = first_page(m, b), end_page(m, b)
+    if start < 0 or end * PAGE > p.word[SPACE_BYTES]:
+        return False
+    lacks = np.int64(0)
+    for k in range(start, end):
+        lacks += p.page[k] == 0
+    if lacks == 0:
+        return True
+    if is_beyond(p, m, lacks):
+        sweep(p, m)
+    k = start
+    while k < end:
+        if p.page[k] != 0:
+            k += 1
+            continue
+        first = k
+        while k < end and p.page[k] == 0:
+            k += 1
+        if not _map_run(at, p, first, k):
+            return False
+    return True
+
+
+@inline
+def note_freed(p, m, b, stream):
+    """Memory of block b was given back on a stream, whose work may still use it."""
+    now = p.word[EPOCH] << 16
+    for k in range(first_page(m, b), end_page(m, b)):
+        before = p.freed[k]
+        is_shared = before >= now and before != now | stream
+        p.freed[k] = now | (MANY if is_shared else stream)
+
+
+@inline
+def is_in_use_elsewhere(p, m, b, stream):
+    """Another stream may still use memory in a page of block b."""
+    now = p.word[EPOCH] << 16
+    for k in range(first_page(m, b), end_page(m, b)):
+        if p.freed[k] >= now and p.freed[k] != now | stream:
+            return True
+    return False

@@ -1,0 +1,100 @@
+"""`tightfit live`: what it refuses, and what it checks without a GPU."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tightfit.experiments import cli
+from tightfit.experiments.live.command import _read
+from tightfit.traces.jit import JIT
+
+pytestmark = pytest.mark.skipif(not JIT, reason="live policies are C functions, compiled code")
+
+TRACE = Path(__file__).parents[2] / "traces/data/gpt_checkpoint.default.npz"
+
+
+def failure(capsys: Any, *words: str) -> str:
+    assert cli.main(["live", *words]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    return said.err
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ((), "--policy is missing"),
+        (("--policy", "best_fit"), "the program is missing"),
+        (("--policy", "planned", "--", "python"), "planned is told one iteration"),
+        (
+            ("--policy", "best_fit", "--torch", "2.15.0", "--", "python"),
+            "--torch is for --stand-in",
+        ),
+        (("--policy", "best_fit", "--check", "--capacity", "1GiB"), "--check takes recordings"),
+        (("--policy", "best_fit", "--check", "no.npz"), "no.npz"),
+        (("--policy", "best_fit", "--", "nosuchprogram"), "nosuchprogram"),
+        (("--policy", "best_fit", "-o", "x.txt", "--", "python"), ".json"),
+    ],
+)
+def test_a_wrong_command_line_is_refused_in_one_message(
+    words: tuple[str, ...], expected: str, capsys: Any
+) -> None:
+    message = failure(capsys, *words)
+    assert expected in message
+    assert [line[:9] for line in message.splitlines()][-1:] == ["tightfit:"]
+    assert message.count("tightfit: ") == 1
+
+
+def test_a_check_tries_the_contract_the_threads_and_recordings(capsys: Any) -> None:
+    words = ["live", "--policy", "best_fit:quantum=4096", "--check", str(TRACE), "--json"]
+    assert cli.main([*words, "--operations", "2000"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["holds"] and told["policy"] == "best_fit:quantum=4096"
+    by_name = {claim["claim"]: claim for claim in told["claims"]}
+    assert by_name["live: threads"]["operations"] >= 2000
+    assert by_name["live: recording"]["operations"] > 1000
+    assert "gpt_checkpoint.default.npz" in by_name["live: recording"]["words"]
+
+
+def test_a_file_with_a_policy_is_checked_too(tmp_path: Path, capsys: Any) -> None:
+    example = Path(__file__).parents[2] / "docs/examples/two_regions.py"
+    copy = tmp_path / "mine.py"
+    copy.write_text(example.read_text())
+    assert cli.main(["live", "--policy", str(copy), "--check", "--operations", "1000"]) == 0
+    assert "live: threads" in capsys.readouterr().out
+
+
+def test_a_program_that_never_uses_a_gpu_is_said_to_be_one(capsys: Any) -> None:
+    pytest.importorskip("torch")
+    command = ["live", "--policy", "best_fit", "--", sys.executable, "-c", "print(1)"]
+    assert cli.main(command) == 2
+    assert capsys.readouterr().out.startswith("NOTHING SERVED")
+
+
+def test_a_pytorch_without_cuda_ends_the_program_with_one_message(capfd: Any) -> None:
+    torch = pytest.importorskip("torch")
+    if torch.version.cuda is not None:
+        pytest.skip("this PyTorch has CUDA")
+    command = ["live", "--policy", "best_fit", "--", sys.executable, "-c", "import torch"]
+    assert cli.main(command) == 1
+    said = capfd.readouterr()
+    assert "expected a build with CUDA" in said.err and "Traceback" not in said.err
+    assert "ended with status 2" in said.out
+
+
+def test_what_processes_tell_is_put_together(tmp_path: Path) -> None:
+    device = {
+        "name": "GPU", "capacity_bytes": 5, "statistics": {"num_ooms": 0},
+        "driver": {"cudaMalloc": 2},
+    }  # fmt: skip
+    facts = {"torch": "2", "rank": 3, "failures": ["why"], "devices": {"1": device}}
+    (tmp_path / "7.json").write_text(json.dumps(facts))
+    (served,), failures = _read([tmp_path / "7.json"])
+    assert (served.process, served.device, served.name) == (3, 1, "GPU")
+    assert served.driver == {"cudaMalloc": 2}
+    assert failures == ["why"]
