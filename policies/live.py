@@ -30,6 +30,7 @@ from ..sim.live_state import (
     NO_POOLS,
     OOM_CONSTRUCTOR,
     OOM_TYPE,
+    OOM_VTABLE,
     OPERATOR_NEW,
 )
 from ..sim.param import parse_params
@@ -176,9 +177,21 @@ def _prepare_errors(torch: Any, setting: Setting) -> None:
     ):
         words[place] = address_of_function(runtime, name)
     words[OOM_TYPE] = address_of_function(c10, "_ZTIN3c1016OutOfMemoryErrorE")
+    made_from = "16OutOfMemoryError"
+    if not words[OOM_TYPE]:
+        # Until 2.12 the class has no constructor of its own that could be called,
+        # and its type is where it is thrown.
+        path = os.path.join(os.path.dirname(torch.__file__), "lib", "libc10_cuda.so")
+        cuda = ctypes.CDLL(path)
+        words[OOM_TYPE] = address_of_function(cuda, "_ZTIN3c1016OutOfMemoryErrorE")
+        table = address_of_function(cuda, "_ZTVN3c1016OutOfMemoryErrorE")
+        if not table:
+            return
+        words[OOM_VTABLE] = table + 16  # behind the offset and the type, as objects point to it
+        made_from = "5Error"
     if platform.machine() == "x86_64" and words[OOM_TYPE]:
         words[OOM_CONSTRUCTOR] = address_of_function(
-            c10, f"{_C10}16OutOfMemoryErrorC1ENS_14SourceLocationE{_STRING}"
+            c10, f"{_C10}{made_from}C1ENS_14SourceLocationE{_STRING}"
         )
 
 

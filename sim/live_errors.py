@@ -26,6 +26,7 @@ from .live_state import (
     NO_POOLS,
     OOM_CONSTRUCTOR,
     OOM_TYPE,
+    OOM_VTABLE,
     OPERATOR_NEW,
     root,
 )
@@ -76,6 +77,8 @@ def throw_out_of_memory(size):
     i8_at(string, np.int64(16))[0] = n
     # The SourceLocation is passed by value: its words follow the six arguments in registers.
     call9(r[OOM_CONSTRUCTOR], error, string, 0, 0, 0, 0, name, name, 0)
+    if r[OOM_VTABLE] != 0:
+        i8_at(error, np.int64(0))[0] = r[OOM_VTABLE]
     call3(r[CXA_THROW], error, r[OOM_TYPE], 0)
 
 

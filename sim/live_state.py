@@ -33,11 +33,12 @@ SPACE = 1 << 44  # bytes of addresses a device may use; memory is mapped only wh
     CHECK_FAIL,  # how errors are thrown, see live_errors.py; 0 = not at all
     OOM_CONSTRUCTOR,
     OOM_TYPE,
+    OOM_VTABLE,  # what makes a plain error one of this type, where it has no constructor; else 0
     CXA_ALLOCATE,
     CXA_THROW,
     OPERATOR_NEW,
     MEMCPY,
-) = range(13)
+) = range(14)
 FIRST_DEVICE = 16  # addresses of the LIVE buffers, 0 = none yet
 ROOT_WORDS = FIRST_DEVICE + MOST_DEVICES
 

@@ -240,6 +240,11 @@ def main(argv: list[str]) -> int:
         return 2
     try:
         results = collect(asked.results, asked.rehearsal)
+        text = page(results, asked.rehearsal)
+    except (KeyError, TypeError) as error:
+        print(f"page: {asked.results}: a result lacks {error}; an older version wrote it, run it "
+              "again", file=sys.stderr)  # fmt: skip
+        return 2
     except ConfigError as error:
         print(f"page: {error}", file=sys.stderr)
         return 2
@@ -247,7 +252,7 @@ def main(argv: list[str]) -> int:
         print(f"page: {asked.results}: {NOTHING}", file=sys.stderr)
         return 1
     with replacing(asked.out) as out:
-        out.write(page(results, asked.rehearsal).encode())
+        out.write(text.encode())
     print(f"{asked.out}: written")
     return 0
 

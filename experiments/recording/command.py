@@ -351,7 +351,8 @@ def _prepare(stand_in: str, torch: str | None, as_json: bool) -> None:
         emit_json({"torch": build.wheel.version, "root": build.wheel.root, "libraries": libraries})
         return
     verdict(f"torch {build.wheel.version} is ready to run on a stand-in for {profile.name}")
-    suggest(f"tightfit record --stand-in {stand_in} -- python train.py")
+    release = f" --torch {torch}" if torch else ""
+    suggest(f"tightfit record --stand-in {stand_in}{release} -- python train.py")
 
 
 def _list(as_json: bool) -> None:

@@ -13,6 +13,9 @@ On the machine with the GPU, with torch, numba, numpy and scipy (no network, not
 Without a GPU, to see that everything works:
     tightfit verify TRACE --stand-in h100-80g  the real PyTorch and its real allocator over a
                                                stand-in for CUDA; the sheet says so in its verdict
+Without either, V0 alone is checked:
+    tightfit verify TRACE --torch 2.11.0       asks the compiled parser of the release, if
+                                               tightfit prove has fetched it, else our reading of it
 
 WHAT IS CHECKED
 V0   The simulator's parser and PyTorch's own accept the line.
@@ -29,6 +32,9 @@ V3   tightfit verify --program 'python train.py' runs your own program: once und
      best line, the runner-up and the worst of a dozen, and once under each of the others. Peaks
      must be within 1 % or 20 MiB of the prediction, 80 % of the promised saving must be there,
      Kendall's tau at least 0.9, and the step no slower than 1 % (95 % bootstrap interval).
+Until torch 2.11 the lowest address of equal free blocks is taken, and only the driver knows it.
+There each process records its history, and the simulation is told the addresses before the two are
+compared; the sheet says how far the prediction went without.
 No kernel runs in V1 to V2b: they check the allocator, the driver's memory and nothing else.
 
 HOW TO READ THE SHEET

@@ -103,6 +103,12 @@ def test_a_damaged_result_is_one_message(tmp_path: Path, capsys: Any) -> None:
     assert "habits.json: not a result of a run" in capsys.readouterr().err
 
 
+def test_a_result_of_an_older_version_is_one_message(tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "comparison.json").write_text('{"pairs": [{"name": "x.npz"}]}')
+    assert main([str(tmp_path), "-o", str(tmp_path / "x.md")]) == 2
+    assert "lacks 'modes'" in capsys.readouterr().err
+
+
 def test_a_recording_is_like_itself_and_what_was_added_is_named() -> None:
     real = load(DATA / "cnn_resolutions.default.npz")
     same = compare_recordings("x", real, real)

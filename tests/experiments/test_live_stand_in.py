@@ -1,6 +1,6 @@
 """The unmodified CUDA build of PyTorch under a live policy, over the stand-in for a GPU.
 
-Needs the whole wheel of a release, 0.5 GB, and runs only where it is in the cache already.
+Needs the whole wheel of a release, 0.5 GB; conftest.py says which.
 """
 
 from __future__ import annotations
@@ -14,12 +14,11 @@ import numpy as np
 import pytest
 
 from tightfit.experiments import cli
-from tightfit.experiments.recording.whole_wheel import NEWEST, find_build
+from tightfit.experiments.recording.whole_wheel import Build
 from tightfit.experiments.subject import load_subjects
 from tightfit.policies.catalogue import MECHANISMS
 from tightfit.policies.playing import play_policy
 from tightfit.sim.device import Device
-from tightfit.traces.errors import TightfitError
 from tightfit.traces.jit import JIT
 
 pytestmark = [
@@ -68,29 +67,22 @@ kept = torch.ones(1000, device="cuda")  # alive when the interpreter ends
 """
 
 
-@pytest.fixture(scope="module", autouse=True)
-def build() -> None:
-    """The whole CUDA build of the newest release, if it is in the cache."""
-    try:
-        find_build(NEWEST, download=False)
-    except TightfitError as error:
-        pytest.skip(f"{error}; 'tightfit live --stand-in' fetches it")
-
-
-def run(script: Path, *words: str) -> int:
-    on = ["--stand-in", "h100-80g", "--torch", NEWEST]
+def run(build: Build, script: Path, *words: str) -> int:
+    on = ["--stand-in", "h100-80g", "--torch", build.wheel.version]
     return cli.main([*words, *on, "--", sys.executable, str(script)])
 
 
 @pytest.mark.parametrize("policy", ["best_fit", "cupy_pool"])
-def test_a_training_script_runs_as_simulated(policy: str, tmp_path: Path, capfd: Any) -> None:
+def test_a_training_script_runs_as_simulated(
+    build: Build, policy: str, tmp_path: Path, capfd: Any
+) -> None:
     """Recorded under PyTorch's own allocator, simulated under the policy, and run under it."""
     script = tmp_path / "train.py"
     script.write_text(TRAIN)
-    assert run(script, "record", "-o", str(tmp_path / "a.npz")) == 0
+    assert run(build, script, "record", "-o", str(tmp_path / "a.npz")) == 0
     capfd.readouterr()
     out = tmp_path / "live.json"
-    assert run(script, "live", "--policy", policy, "--capacity", "2GiB", "-o", str(out)) == 0
+    assert run(build, script, "live", "--policy", policy, "--capacity", "2GiB", "-o", str(out)) == 0
     said = capfd.readouterr()
     assert said.out.startswith(f"{policy} served the program with ")
 
@@ -111,10 +103,12 @@ def test_a_training_script_runs_as_simulated(policy: str, tmp_path: Path, capfd:
     assert [int(at) - int(told[0][0]) for at, _ in told] == [at - places[0] for at in places]
 
 
-def test_pytorch_gets_errors_statistics_and_its_cache_emptied(tmp_path: Path, capfd: Any) -> None:
+def test_pytorch_gets_errors_statistics_and_its_cache_emptied(
+    build: Build, tmp_path: Path, capfd: Any
+) -> None:
     script = tmp_path / "use.py"
     script.write_text(LIVE)
-    assert run(script, "live", "--policy", "best_fit", "--capacity", "1GiB") == 0
+    assert run(build, script, "live", "--policy", "best_fit", "--capacity", "1GiB") == 0
     said = dict(line.split(" ", 1) for line in capfd.readouterr().out.splitlines() if " " in line)
     assert said["oom"] == "CUDA out of memory. Tried to allocate 3221225472 bytes."
     assert said["allocated"] == f"{50 << 20} {50 << 20}"
@@ -123,19 +117,21 @@ def test_pytorch_gets_errors_statistics_and_its_cache_emptied(tmp_path: Path, ca
     assert (said["waits"], said["graph"]) == ("True", "True")
 
 
-def test_a_program_that_fails_ends_with_its_statistics(tmp_path: Path, capfd: Any) -> None:
+def test_a_program_that_fails_ends_with_its_statistics(
+    build: Build, tmp_path: Path, capfd: Any
+) -> None:
     script = tmp_path / "fail.py"
     script.write_text(
         "import torch\nx = torch.ones(1000, device='cuda')\ntorch.empty(9 << 30, device='cuda')\n"
     )
-    assert run(script, "live", "--policy", "tlsf", "--capacity", "1GiB", "--json") == 1
+    assert run(build, script, "live", "--policy", "tlsf", "--capacity", "1GiB", "--json") == 1
     told = json.loads(capfd.readouterr().out)
     assert told["program_status"] == 1
     assert told["served"][0]["statistics"]["num_ooms"] == 1
 
 
 def test_a_device_with_less_than_the_capacity_is_an_end_of_memory(
-    tmp_path: Path, capfd: Any
+    build: Build, tmp_path: Path, capfd: Any
 ) -> None:
     script = tmp_path / "fill.py"
     script.write_text(
@@ -144,7 +140,7 @@ def test_a_device_with_less_than_the_capacity_is_an_end_of_memory(
         "except torch.OutOfMemoryError:\n    print('held', len(keep))\n"
         "keep.pop()\nkeep.append(torch.empty(1 << 30, dtype=torch.uint8, device='cuda'))\n"
     )
-    on = ["--stand-in", "v100-16g", "--torch", NEWEST, "--capacity", "40GiB"]
+    on = ["--stand-in", "v100-16g", "--torch", build.wheel.version, "--capacity", "40GiB"]
     command = ["live", "--policy", "best_fit", *on, "--", sys.executable, str(script)]
     assert cli.main(command) == 0
     said = capfd.readouterr().out
@@ -152,12 +148,12 @@ def test_a_device_with_less_than_the_capacity_is_an_end_of_memory(
     assert "refused_pages" in said and "RAN OUT OF MEMORY" in said
 
 
-def test_a_policy_that_comes_too_late_says_so(tmp_path: Path, capfd: Any) -> None:
+def test_a_policy_that_comes_too_late_says_so(build: Build, tmp_path: Path, capfd: Any) -> None:
     script = tmp_path / "late.py"
     script.write_text(
         "import torch\ntorch.ones(10, device='cuda')\n"
         "from tightfit.policies.live import install\n"
         "try:\n    install('best_fit')\nexcept Exception as error:\n    print(error)\n"
     )
-    assert run(script, "record", "-o", str(tmp_path / "late.npz")) == 0
+    assert run(build, script, "record", "-o", str(tmp_path / "late.npz")) == 0
     assert "live: CUDA is in use already" in capfd.readouterr().out

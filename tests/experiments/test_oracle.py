@@ -191,6 +191,19 @@ def test_repairing_removes_orphans() -> None:
 # Failing.
 
 
+def test_a_build_fetched_as_a_whole_serves_the_allocator_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("TIGHTFIT_WHEELS", raising=False)
+    root = tmp_path / "tightfit-oracle" / "torch-2.14.1-cp312-whole"
+    (root / "torch" / "lib").mkdir(parents=True)
+    (root / "torch" / "lib" / "libc10.so").write_bytes(b"\x7fELF")
+    (root / "torch" / "lib" / "libc10_cuda.so").write_bytes(b"\x7fELF\0libcudart.so.13\0")
+    found = find_wheel("2.14.1", download=False)
+    assert (found.root, found.cuda) == (root, 13)
+
+
 def test_each_missing_piece_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:

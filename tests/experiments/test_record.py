@@ -176,6 +176,8 @@ def test_nothing_is_overwritten_and_nothing_run_before_the_name_is_checked(
         (["--stand-in", "h100", "--", sys.executable, "-c", ""], "did you mean 'h100-80g'?"),
         (["--stacks", "c", "--", sys.executable], "python, all or none"),
         (["--torch", "2.15.0", "--", sys.executable], "--torch is for --stand-in"),
+        (["--prepare"], "tightfit record --stand-in GPU --prepare"),
+        (["--stand-in", "l4-24g", "--prepare", "--", "python"], "--prepare runs nothing"),
         (["--", "no-such-program"], "found no program 'no-such-program'"),
         (["--", "./train.py"], "did you mean 'python ./train.py'?"),
     ],

@@ -297,3 +297,13 @@ def test_a_second_build_is_the_first_one(build: Build) -> None:
     folder = build_libraries(build)
     assert folder == build_libraries(build)
     assert (folder / runtime_name(build.wheel.cuda)).is_file()
+
+
+def test_preparing_runs_nothing_and_says_what_is_ready(build: Build, capsys: Any) -> None:
+    words = ["record", "--stand-in", "l4-24g", "--torch", build.wheel.version, "--prepare"]
+    assert cli.main([*words, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["torch"] == build.wheel.version
+    assert (Path(told["libraries"]) / runtime_name(build.wheel.cuda)).is_file()
+    assert cli.main(words) == 0
+    assert f"torch {build.wheel.version} is ready" in capsys.readouterr().out

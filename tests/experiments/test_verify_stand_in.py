@@ -6,6 +6,8 @@ Needs the whole wheel of a release, 0.5 GB; conftest.py says which.
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,10 @@ import pytest
 from tightfit.experiments import cli
 from tightfit.experiments.recording.whole_wheel import Build
 from tightfit.experiments.subject import find_release, load_subjects
-from tightfit.experiments.verify.check_trace import REPEATS, check_trace
+from tightfit.experiments.verify.check_trace import REPEATS, check_trace, probe
 from tightfit.experiments.verify.lines import Line
 from tightfit.experiments.verify.machine import Machine, find_machine
+from tightfit.experiments.verify.pieces import Clock, Pieces
 from tightfit.experiments.verify.verdict import LineResult
 
 pytestmark = pytest.mark.slow
@@ -27,6 +30,7 @@ LINES = (
     Line("expandable", "expandable_segments:True"),
     Line("asked", "max_split_size_mb:64,roundup_power2_divisions:4,large_segment_size_mb:32"),
 )
+Breaking = Callable[..., LineResult]
 EACH = [f"count{k}" for k in range(REPEATS)]
 
 
@@ -54,18 +58,25 @@ def test_the_real_allocator_does_what_is_predicted(
     assert "stand-in" in sheet.headline
 
 
-def broken(machine: Machine, folder: Path, fault: str, *pieces: str) -> LineResult:
+@pytest.fixture(scope="module")
+def broken(machine: Machine, tmp_path_factory: pytest.TempPathFactory) -> Breaking:
     """Check a small trace while the stand-in goes wrong in some of the processes."""
-    faults = {piece: {"STANDIN_FAULT": fault} for piece in pieces}
-    trace = DATA / "devlog.default.npz"
-    (line,) = check_trace(trace, LINES[:1], machine, folder, faults=faults).lines
-    return line
+    healthy = tmp_path_factory.mktemp("healthy")
+    probe(machine, Pieces(healthy, machine.stand_in), Clock(None))
+
+    def check(folder: Path, fault: str, *pieces: str) -> LineResult:
+        shutil.copytree(healthy, folder, dirs_exist_ok=True)  # nobody need ask again who it is
+        faults = {piece: {"STANDIN_FAULT": fault} for piece in pieces}
+        trace = DATA / "devlog.default.npz"
+        return check_trace(trace, LINES[:1], machine, folder, faults=faults).lines[0]
+
+    return check
 
 
 def test_memory_refused_once_moves_blocks_and_that_is_seen(
-    machine: Machine, tmp_path: Path
+    broken: Breaking, tmp_path: Path
 ) -> None:
-    line = broken(machine, tmp_path, "oom:9", "place")
+    line = broken(tmp_path, "oom:9", "place")
     assert line.verdict == "bytes only"
     (reason,) = line.reasons
     assert "real segment_free" in reason and "simulated segment_alloc" in reason
@@ -73,37 +84,37 @@ def test_memory_refused_once_moves_blocks_and_that_is_seen(
 
 
 def test_memory_refused_once_in_one_repeat_shows_in_the_counters(
-    machine: Machine, tmp_path: Path
+    broken: Breaking, tmp_path: Path
 ) -> None:
-    line = broken(machine, tmp_path, "oom:3", "count1")
+    line = broken(tmp_path, "oom:3", "count1")
     assert line.verdict == "bytes only"
     assert line.counters is not None and "num_alloc_retries" in line.counters.unstable
 
 
-def test_memory_that_runs_out_is_not_confirmed(machine: Machine, tmp_path: Path) -> None:
-    line = broken(machine, tmp_path, "full:3", *EACH)
+def test_memory_that_runs_out_is_not_confirmed(broken: Breaking, tmp_path: Path) -> None:
+    line = broken(tmp_path, "full:3", *EACH)
     assert line.verdict == "not confirmed"
     assert line.counters is not None and line.counters.oom_step == 2
 
 
-def test_a_process_that_dies_is_not_confirmed(machine: Machine, tmp_path: Path) -> None:
-    line = broken(machine, tmp_path, "dead:4", "place")
+def test_a_process_that_dies_is_not_confirmed(broken: Breaking, tmp_path: Path) -> None:
+    line = broken(tmp_path, "dead:4", "place")
     assert line.verdict == "not confirmed"
     assert line.died == {"V1": "the process died (wait status 6)"}
 
 
 def test_a_device_that_contradicts_the_allocator_is_not_confirmed(
-    machine: Machine, tmp_path: Path
+    broken: Breaking, tmp_path: Path
 ) -> None:
-    line = broken(machine, tmp_path, "lie:900000000", "count0")
+    line = broken(tmp_path, "lie:900000000", "count0")
     assert line.verdict == "not confirmed"
     assert any("the device says" in reason for reason in line.reasons)
 
 
-def test_a_budget_that_is_a_little_off_leaves_bytes_only(machine: Machine, tmp_path: Path) -> None:
-    whole = broken(machine, tmp_path / "whole", "", "count0")
+def test_a_budget_that_is_a_little_off_leaves_bytes_only(broken: Breaking, tmp_path: Path) -> None:
+    whole = broken(tmp_path / "whole", "", "count0")
     assert whole.budget is not None and whole.budget.is_equal
-    line = broken(machine, tmp_path / "broken", "full:1", f"limit{whole.budget.predicted}")
+    line = broken(tmp_path / "broken", "full:1", f"limit{whole.budget.predicted}")
     assert line.verdict == "bytes only"
     assert line.budget is not None and line.budget.measured != line.budget.predicted
 
