@@ -19,7 +19,8 @@ its allocator is the real one. Work space that cuBLAS, cuDNN or NCCL would take 
 in them. Peaks are PyTorch's own counters of the recorded run. MIT licence, as the rest.
 
 This page and the files of the first table are made by `python -m tightfit.experiments.corpus`,
-which records again whatever is missing.
+which records again whatever is missing. A recording made again differs in the times of its entries,
+and so in its sha256; the entries, addresses, sizes and stacks are to be the same.
 
 | recording | program | device | torch | entries | peak reserved MiB | KiB | sha256 |
 |---|---|---|---|---:|---:|---:|---|

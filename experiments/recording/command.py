@@ -331,6 +331,11 @@ def _report(done: list[Recorded], code: int, as_json: bool, then: str) -> None:
             f"{file.file}: {file.entries:,} entries, {format_bytes(file.file_bytes)}"
             + ("" if file.reason == "exit" else f" (written on {file.reason})")
         )
+    if any(file.entries == 0 for file in done):
+        say(
+            "0 entries: nothing was allocated, or the program switched PyTorch's history off, as "
+            "`with tightfit.record(...)` does at its end."
+        )
     if code:
         say(f"The program ended with status {code}.")
     if done:

@@ -194,6 +194,20 @@ def test_a_wrong_request_is_one_message(
     assert len(printed.err.splitlines()) == 1
 
 
+def test_a_recording_without_entries_is_not_passed_off_as_one(here: Path, capsys: Any) -> None:
+    kept = write_script(here, "torch.use_cuda()")
+    assert record("-o", "kept.npz", "--", sys.executable, kept) == 0
+    assert "switched PyTorch's history off" not in capsys.readouterr().out
+    lost = write_script(
+        here,
+        "full = torch.cuda.memory._snapshot",
+        "torch.cuda.memory._snapshot = lambda: {**full(), 'device_traces': [[]]}",
+        "torch.use_cuda()",
+    )
+    assert record("-o", "lost.npz", "--", sys.executable, lost) == 0
+    assert "0 entries: nothing was allocated, or" in " ".join(capsys.readouterr().out.split())
+
+
 def test_the_overhead_is_measured_run_by_run(here: Path, capsys: Any) -> None:
     script = write_script(here, "torch.use_cuda()", "open('runs', 'a').write('x')")
     found = measure_overhead((sys.executable, script), runs=2)
