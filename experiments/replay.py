@@ -160,7 +160,7 @@ def replay_subject(
         rules: the release.
         gpu: the simulated device.
         keep_going: go on after an out-of-memory error.
-        whole: keep all events, statistics and the final layout.
+        whole: keep all events and the final layout.
 
     Returns:
         (the run, the settings line simulated, whether the start layout was kept).
@@ -179,7 +179,7 @@ def replay_subject(
         rules,
         gpu,
         stop_at_oom=not keep_going,
-        track=whole,
+        track=True,  # code that the validation has compiled already: one run is not worth other
         events=whole,
         layout=whole,
     )

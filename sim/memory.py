@@ -160,11 +160,15 @@ if JIT and not TYPE_CHECKING:
 
 else:
 
+    def i8_at(base: Any, offset: Any) -> Any:
+        """Of compiled code alone: an address means nothing here."""
+        raise NotImplementedError
+
     def count_trailing_zeros(x: np.uint64) -> int:
         """Number of trailing zero bits of a non-zero uint64."""
         return (int(x) & -int(x)).bit_length() - 1
 
-    def prefetch(pointer: np.ndarray, index: int | np.integer) -> None:
+    def prefetch(pointer: np.ndarray, index: Any) -> None:
         """Nothing to start."""
 
     def words_of(array: np.ndarray) -> np.ndarray:
