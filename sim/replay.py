@@ -146,8 +146,9 @@ def replay(
         stats = {name: counters[k] for name, k in _LEAN.items()}
         stats["active_bytes.all.current"] = counters[ALLOCATED] + counters[PENDING]
     stats["diverged"] = int(g[DIVERGED])
-    addr = np.zeros(len(program.request), np.uint64)
+    addr = np.broadcast_to(np.zeros(1, np.uint64), len(program.request))  # takes no memory
     if events:
+        addr = addr.copy()
         if start is not None:
             owned = program.start.blocks["alloc"] >= 0
             addr[program.start.blocks["alloc"][owned]] = program.start.blocks["address"][owned]

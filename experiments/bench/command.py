@@ -125,13 +125,13 @@ def measure_all(n_ops: int, quick: bool) -> dict[str, Any]:
         for name, measured in (
             ("cores", lambda: by_cores(n_ops, RUNS)),
             ("live_blocks", lambda: by_live_blocks(n_ops, RUNS, tens)),
-            ("free_blocks", lambda: by_free_blocks(n_ops, RUNS, tens[:3])),
+            ("free_blocks", lambda: by_free_blocks(n_ops, RUNS, tens[:4])),
             ("length", lambda: by_length(RUNS, (*tens, 10**7)[-len(tens) :])),
         ):
             report[name] = measured()
             advance()
     report["hooks"] = hooks_beside_native(n_ops, RUNS)
-    report["lines"] = many_lines(200 if quick else 1000)
+    report["lines"] = many_lines(200 if quick else 4000)
     report["peak_memory_bytes"] = peak_memory_bytes()
     return report
 
