@@ -8,6 +8,7 @@ block may go to another stream, and then waits until the device has done what ma
 from __future__ import annotations
 
 import ctypes
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -101,6 +102,7 @@ class _Root:
                     at = self.makers[device]().at
                 except Exception as error:  # it cannot pass through the C code that called
                     self.failures.append(str(error))
+                    print(f"tightfit: device {device}: {error}", file=sys.stderr, flush=True)
                     del self.makers[device]
                     return 0
                 self.words[FIRST_DEVICE + device] = at

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -79,8 +80,11 @@ def policies_in(path: Path, where: str = "--policy") -> dict[str, AnyPolicy]:
     known = _read.get((full, words))
     if known is not None:
         return known
-    # A module of its own, entered nowhere but for pickling and for messages that look it up.
-    module = ModuleType(f"tightfit_policy_{path.stem}")
+    # A module of its own, entered nowhere but for pickling and for messages that look it up. It is
+    # named by its text: compiled code is found again by the text alone, whatever the file is called
+    # by then, and looks up the module it was compiled from.
+    digest = hashlib.sha256(words.encode()).hexdigest()[:16]
+    module = ModuleType(f"tightfit_policy_{digest}")
     module.__file__ = full
     sys.modules[module.__name__] = module
     try:

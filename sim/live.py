@@ -61,7 +61,7 @@ from .live_state import (
     try_lock,
     unlock,
 )
-from .live_table import NOWHERE, drop, find, put
+from .live_table import NOWHERE, SHARED, drop, find, put
 from .mechanism_replay import count_served
 from .state import (
     ALLOC_RETRIES,
@@ -178,7 +178,7 @@ def serve(at, size, stream):
     count_served(m, b, size)
     p.word[LIVE_BLOCKS] += 1
     offset = m.addr[b] - FIRST_ADDRESS
-    put(p.table, offset, b, size)
+    put(p.table, offset, b, size, number)
     return p.word[BASE] + offset
 
 
@@ -194,7 +194,7 @@ def take_back(at, address, stream):
         return
     b = p.table[entry + 1]
     asked = p.table[entry + 2]
-    if p.table[entry + 3] != 0:  # other streams used it, and nobody says when they are done
+    if p.table[entry + 3] == SHARED:  # nobody says when the other streams are done
         m.g[SYNCS] += 1
         wait_for_device(p)
     drop(p.table, entry)
@@ -252,8 +252,8 @@ def record_stream(address, stream):
             _lock(at)
             p = live_at(at)
             entry = find(p.table, address - p.word[BASE])
-            if entry != NOWHERE:
-                p.table[entry + 3] = 1
+            if entry != NOWHERE and p.stream[max(p.table[entry + 3], 0)] != stream:
+                p.table[entry + 3] = SHARED
             _unlock(at)
 
 

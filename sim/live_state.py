@@ -80,7 +80,7 @@ ROOT_WORDS = FIRST_DEVICE + MOST_DEVICES
 ) = range(33)
 STAND_IN, CUDA = 0, 1
 
-ENTRY_WORDS = 4  # of the table of addresses: offset + 1, block, bytes asked for, used by others
+ENTRY_WORDS = 4  # of the table of addresses, see live_table.py
 ENTRIES = 2 * MOST_BLOCKS
 
 LIVE = Buffer(

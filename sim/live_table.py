@@ -7,8 +7,11 @@ import numpy as np
 from ..traces.jit import inline
 from .live_state import ENTRIES, ENTRY_WORDS
 
+# Words of an entry: offset + 1, block, bytes asked for, number of its stream or SHARED.
+
 MASK = ENTRIES - 1
 NOWHERE = -1
+SHARED = -1  # streams other than its own used the block
 
 
 @inline
@@ -19,15 +22,15 @@ def _home(offset):
 
 
 @inline
-def put(table, offset, b, asked):
-    """Remember that block b, for a request of `asked` bytes, lies at an offset of the region."""
+def put(table, offset, b, asked, stream):
+    """Remember block b at an offset of the region, for `asked` bytes on the stream of a number."""
     h = _home(offset)
     while table[h * ENTRY_WORDS] != 0:
         h = (h + 1) & MASK
     table[h * ENTRY_WORDS] = offset + 1
     table[h * ENTRY_WORDS + 1] = b
     table[h * ENTRY_WORDS + 2] = asked
-    table[h * ENTRY_WORDS + 3] = 0
+    table[h * ENTRY_WORDS + 3] = stream
 
 
 @inline

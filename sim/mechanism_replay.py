@@ -272,9 +272,9 @@ def replay_mechanism(
     checked = mechanism.checked(values)
     chosen = dict(zip(mechanism.defaults, checked, strict=True))
     lane, n_lanes = lanes_of(program, mechanism)
-    own = max(1, mechanism.own(chosen, n_lanes))
     classes = len(program.req_size) + 1
     told = mechanism.foresight(packed, chosen) if mechanism.foresight is not None else Foresight()
+    own = max(1, mechanism.own(chosen, n_lanes), len(told.words))
     hints = max(1, len(told.hints))
     buffer = new_ground(packed.max_live + 1024, packed.n_slots, classes, own, hints)
     f = GROUND.views(buffer)

@@ -130,6 +130,24 @@ def test_a_program_that_fails_ends_with_its_statistics(
     assert told["served"][0]["statistics"]["num_ooms"] == 1
 
 
+def test_a_device_with_less_than_the_capacity_is_an_end_of_memory(
+    build: Build, tmp_path: Path, capfd: Any
+) -> None:
+    script = tmp_path / "fill.py"
+    script.write_text(
+        "import torch\nkeep = []\ntry:\n    while True:\n"
+        "        keep.append(torch.empty(1 << 30, dtype=torch.uint8, device='cuda'))\n"
+        "except torch.OutOfMemoryError:\n    print('held', len(keep))\n"
+        "keep.pop()\nkeep.append(torch.empty(1 << 30, dtype=torch.uint8, device='cuda'))\n"
+    )
+    on = ["--stand-in", "v100-16g", "--torch", build.wheel.version, "--capacity", "40GiB"]
+    command = ["live", "--policy", "best_fit", *on, "--", sys.executable, str(script)]
+    assert cli.main(command) == 0
+    said = capfd.readouterr().out
+    assert "held 15\n" in said
+    assert "refused_pages" in said and "RAN OUT OF MEMORY" in said
+
+
 def test_a_policy_that_comes_too_late_says_so(build: Build, tmp_path: Path, capfd: Any) -> None:
     script = tmp_path / "late.py"
     script.write_text(

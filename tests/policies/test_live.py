@@ -17,7 +17,7 @@ from tightfit.policies.catalogue import MECHANISMS, POLICIES
 from tightfit.policies.conformance import Broken, Trial, without_waiting
 from tightfit.policies.live import install, setting_of
 from tightfit.policies.live_conformance import LIVE_CLAIMS, difference
-from tightfit.policies.live_device import CalledLive, Setting, calls_of
+from tightfit.policies.live_device import CalledLive, Setting, calls_of, the_root
 from tightfit.policies.live_region import CudaRegion, StandInRegion
 from tightfit.policies.runs_live import live_fault, live_names
 from tightfit.sim.ground import new_block
@@ -42,6 +42,9 @@ class Caller:
         self._alloc = ctypes.CFUNCTYPE(ctypes.c_void_p, *takes[1:])(called.alloc)
         self._free = ctypes.CFUNCTYPE(None, *takes)(called.free)
         self.empty_cache = ctypes.CFUNCTYPE(None)(called.empty_cache)
+        self.record_stream = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)(
+            the_root().functions["record_stream"]
+        )
 
     def alloc(self, size: int, stream: int = 0) -> int | None:
         return self._alloc(size, self.device, stream)
@@ -124,6 +127,20 @@ def test_a_block_that_goes_to_another_stream_waits_for_the_device() -> None:
         assert c.stat("stream_waits") == 1
         c.alloc(MiB, STREAM)
         assert c.stat("stream_waits") == 1
+
+
+def test_a_block_that_another_stream_used_is_freed_after_a_wait() -> None:
+    with CalledLive(setting("cupy_pool")) as called:
+        c = Caller(called)
+        own, shared = c.alloc(MiB, STREAM), c.alloc(MiB, STREAM)
+        c.record_stream(own, STREAM)
+        c.record_stream(shared, 0)
+        c.record_stream(shared, STREAM)
+        c.record_stream(4096, 0)
+        c.free(own, stream=STREAM)
+        assert c.stat("num_sync_all_streams") == 0
+        c.free(shared, stream=STREAM)
+        assert c.stat("num_sync_all_streams") == 1
 
 
 def test_streams_kept_apart_wait_for_nothing() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -216,3 +218,24 @@ def test_a_wrong_rounding_is_refused(tmp_path: Path, old: str, new: str, said: s
     with pytest.raises(PolicyError) as error:
         play_policy(pack(script.program()), load_user_policy(file))
     assert said in str(error.value)
+
+
+@pytest.mark.skipif(not JIT, reason="nothing is kept without compiled code")
+def test_a_file_that_was_renamed_finds_its_compiled_code(tmp_path: Path) -> None:
+    """In a process of its own: what is kept on disk must not ask for the old name."""
+    program = (
+        "import sys\n"
+        "from tightfit.policies.playing import play_policy\n"
+        "from tightfit.policies.user_file import load_user_policy\n"
+        "from tightfit.sim.packing import pack\n"
+        "from tightfit.traces.script import Script\n"
+        "script = Script()\nscript.malloc(1000)\n"
+        "run = play_policy(pack(script.program()), load_user_policy(sys.argv[1]))\n"
+        "print(run.stats['reserved_bytes.all.peak'])\n"
+    )
+    for name in ("before.py", "after.py"):
+        file = write(tmp_path, BUMP.replace("EXTRA = 0", "EXTRA = 24"), name)
+        done = subprocess.run(
+            [sys.executable, "-c", program, file], capture_output=True, text=True, check=False
+        )
+        assert done.stdout == "1024\n", done.stderr[-500:]

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.interpreted
 # What is inlined cannot be called from outside once it is compiled.
 @kernel
 def put(table, offset, b, asked):
-    live_table.put(table, offset, b, asked)
+    live_table.put(table, offset, b, asked, 0)
 
 
 @kernel

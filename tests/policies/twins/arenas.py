@@ -49,7 +49,7 @@ class Arena(Twin):
         if first is not None:
             return first
         if not self.base:
-            self.base = self.end = self.driver.addresses(1 << 44)
+            self.base = self.end = self.driver.addresses(1 << 42)
         have = sum(end - first for first, end in self.pieces[COMMON] if end == self.end)
         more = -(-(need - have) // self.page) * self.page
         if not self.driver.map(more):

@@ -40,7 +40,7 @@ class Fit(Twin):
             self.free_pieces.append(piece)
         else:
             if not self.base:
-                self.base = self.end = self.driver.addresses(1 << 44)
+                self.base = self.end = self.driver.addresses(1 << 42)
             ends_free = bool(self.free_pieces) and self.free_pieces[-1][1] == self.end
             have = self.free_pieces[-1][1] - self.free_pieces[-1][0] if ends_free else 0
             more = -(-(need - have) // self.page) * self.page

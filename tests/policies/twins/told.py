@@ -10,7 +10,7 @@ from .segments import Segments
 
 
 class Planned(Twin):
-    """A list of planned blocks in use, and best fit for the others."""
+    """A list of blocks in the plan's memory, gaps between them, and best fit for the others."""
 
     def __init__(self, values: Mapping[str, int], driver: Driver) -> None:
         super().__init__(values, driver)
@@ -18,17 +18,51 @@ class Planned(Twin):
         self.base: int | None = None
         self.rest = BestFit({"quantum": 512, "page": 2 << 20, "segment": 0}, driver)
 
+    def rows(self) -> list[tuple[int, int, int, int]]:
+        """The plan: first byte, end, birth, death of each, in its order."""
+        count, at = self.words[5], 9
+        return [tuple(self.words[at + 4 * k : at + 4 * k + 4]) for k in range(count)]  # type: ignore
+
     def allocate(self, size: int, lane: int) -> Block | None:
         need = -(-size // 512) * 512
-        if self.hint > 0:
+        if self.hint != 0 and self.words[2]:
             if self.base is None:
                 self.base = self.driver.malloc(self.words[2])
             if self.base is not None:
-                block = Block(self.base + self.hint - 1, need)
-                if all(block.end <= b.addr or b.end <= block.addr for b in self.live):
+                at = self.place(need)
+                if at is not None:
+                    block = Block(self.base + at, need)
                     self.live.append(block)
                     return block
         return self.rest.allocate(size, lane)
+
+    def place(self, need: int) -> int | None:
+        """Where in the plan a request goes; None if nowhere."""
+        assert self.base is not None
+        taken = [(b.addr - self.base, b.end - self.base) for b in self.live]
+        if self.hint > 0:
+            first, _, born, dies = self.rows()[self.hint - 1]
+            if all(first + need <= a or b <= first for a, b in taken):
+                return first
+            now, life = born, dies - born
+        else:
+            now, life = divmod(-1 - self.hint, 1 << 31)
+        length = self.words[4]
+        if life + 1 >= length:
+            return None
+        moments = [(now + k) % length for k in range(life + 1)]
+        for first, end, born, dies in self.rows():
+            if any(born <= t < dies for t in moments):
+                taken.append((first, end))
+        # Every gap between what is taken, by trying every end of something.
+        gaps = []
+        for start in {0, *(end for _, end in taken)}:
+            if any(a <= start < b for a, b in taken):
+                continue
+            stop = min([a for a, _ in taken if a >= start] + [self.words[2]])
+            if stop - start >= need:
+                gaps.append((stop - start, start))
+        return min(gaps)[1] if gaps else None
 
     def free(self, block: Block) -> None:
         if block in self.live:
