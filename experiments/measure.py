@@ -137,7 +137,7 @@ class Bench:
         event = None
         if ooms:
             op = run.first_oom_op
-            event = int(subject.program.entry[op]) if op >= 0 else 0
+            event = subject.program.entry_of(op) if op >= 0 else 0
         return Outcome(
             peak_reserved_bytes=free.stats["reserved_bytes.all.peak"],
             peak_allocated_bytes=free.stats["allocated_bytes.all.peak"],

@@ -112,9 +112,12 @@ def replay(
         The run. Its `stats` hold the full set of keys only with `track`.
 
     Raises:
-        ValueError: `later` does not have one entry for each CHANGE.
+        ValueError: `later` does not have one entry for each CHANGE, or events are asked of a long
+            trace.
     """
     program = packed.program
+    if events and packed.source is not None:
+        raise ValueError("a long trace is not held in memory, and neither is what happened in it")
     if len(later) != len(packed.changes):
         raise ValueError(f"{len(packed.changes)} changes, but {len(later)} later conditions")
     warm = packed.keeps_start and len(program.start.segments["size"]) > 0
@@ -254,17 +257,19 @@ class _Player:
 
     def to(self, end: int) -> np.ndarray | None:
         """Play up to event `end`; returns the state, or None if the run ended before."""
-        events = self.packed.events[:end]
-        while True:
+        while self.at < end:
+            begin, stop = self.at, self.packed.end_of_piece(self.at, end)
+            events = self.packed.events[:stop]
             self.at = int(
-                play(self.policy, self.assumed, events, self.at, self.state, self.rows, self.out)
+                play(self.policy, self.assumed, events, begin, self.state, self.rows, self.out)
             )
+            self.packed.give_back(begin, self.at)
             f = STATE.views(self.state)
             if f["opt"][STOP_AT_OOM] and f["g"][FIRST_OOM]:
                 return None
-            if self.at == end:
-                return self.state
-            self.state = grown(self.state, self.policy, self.plan, self.packed)
+            if self.at < stop:
+                self.state = grown(self.state, self.policy, self.plan, self.packed)
+        return self.state
 
 
 def _no_events() -> np.ndarray:
