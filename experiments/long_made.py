@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from ..traces.long_program import LongProgram
 from ..traces.long_trace import PIECE
 from ..traces.long_write import LongWriter
 from ..traces.pattern_recording import DESCRIPTIONS
+from ..traces.program import Program
 from ..traces.recording import Finding, Recording
 from ..traces.serving import LACKS, Workload
 from ..traces.synthetic import PIECES, Piece
@@ -124,13 +126,28 @@ def write_recording(
         )
     chosen = have[0] if device is None else device
     program = lift(recording, chosen)
-    packed = pack(program, keep_start=False)
     shows_driver = recording.devices[chosen].shows_driver
-    own = [f for f in recording.findings if f.device in (None, chosen)]
     if shows_driver:
-        own = [Finding("no_driver", 1, LEFT_OUT, chosen)]
+        said = [Finding("no_driver", 1, LEFT_OUT, chosen)]
+    else:
+        said = [f for f in recording.findings if f.device in (None, chosen)]
+    program = replace(program, findings=[*said, *program.findings])
+    write_program(path, program, shows_driver, recording.settings, recording.extra, piece)
+    return program.n_ops
+
+
+def write_program(
+    path: Path,
+    program: Program,
+    starts_as_recorded: bool,
+    settings: Mapping[str, Any],
+    extra: Mapping[str, Any],
+    piece: int = PIECE,
+) -> None:
+    """Write a program that is in memory as a long trace; arguments as in LongTrace."""
+    packed = pack(program, keep_start=False)
     long = LongProgram(
-        device=chosen,
+        device=program.device,
         op=program.op[:0],
         arg=program.arg[:0],
         entry=program.entry[:0],
@@ -142,19 +159,13 @@ def write_recording(
         pools=program.pools,
         start=program.start,
         complete=program.complete,
-        findings=[*own, *program.findings],
+        findings=program.findings,
     )
     with replacing(path) as out:
         writer = LongWriter(out, piece)
         writer.add(packed.events)
         writer.add_entries(program.entry)
         writer.finish(
-            long,
-            packed.n_slots,
-            packed.max_live,
-            packed.prefix,
-            shows_driver,
-            recording.settings,
-            recording.extra,
-        )
-    return program.n_ops
+            long, packed.n_slots, packed.max_live, packed.prefix, starts_as_recorded, settings,
+            extra,
+        )  # fmt: skip
