@@ -243,6 +243,7 @@ class _Player:
         rows: plan buffer of the conditions of now.
         assumed: what compiled code may take for granted under these.
         at: the next event.
+        ended: it is over, wherever it is.
     """
 
     def __init__(
@@ -254,10 +255,11 @@ class _Player:
         self.rows = plan.buffer
         self.assumed: Assumed = NOTHING
         self.at = 0
+        self.ended = False
 
     def to(self, end: int) -> np.ndarray | None:
         """Play up to event `end`; returns the state, or None if the run ended before."""
-        while self.at < end:
+        while self.at < end and not self.ended:
             begin, stop = self.at, self.packed.end_of_piece(self.at, end)
             events = self.packed.events[:stop]
             self.at = int(
@@ -265,11 +267,10 @@ class _Player:
             )
             self.packed.give_back(begin, self.at)
             f = STATE.views(self.state)
-            if f["opt"][STOP_AT_OOM] and f["g"][FIRST_OOM]:
-                return None
-            if self.at < stop:
+            self.ended = bool(f["opt"][STOP_AT_OOM] and f["g"][FIRST_OOM])
+            if self.at < stop and not self.ended:
                 self.state = grown(self.state, self.policy, self.plan, self.packed)
-        return self.state
+        return None if self.ended else self.state
 
 
 def _no_events() -> np.ndarray:
