@@ -28,6 +28,7 @@ from .start import (
 from .state import (
     ALLOC_RETRIES,
     ALLOCATED,
+    BOUND,
     DEVICE_ALLOCS,
     DEVICE_FREES,
     DIVERGED,
@@ -89,6 +90,7 @@ def replay(
     layout: bool = False,
     skip: bool = True,
     values: Mapping[str, int] | None = None,
+    bound: int = HUGE,
 ) -> Run:
     """Replay a packed program through a policy.
 
@@ -107,6 +109,8 @@ def replay(
         skip: do not play what provably repeats (see steady.py); the answer is the same. With
             `events`, a recorded driver or changes everything is played.
         values: the policy's parameters by name; missing ones have their defaults.
+        bound: end as soon as more bytes than this are reserved, and say that the run was cut; for
+            those who compare many runs and need only the ones that reserve less.
 
     Returns:
         The run. Its `stats` hold the full set of keys only with `track`.
@@ -132,7 +136,7 @@ def replay(
     while True:
         state, out, n = _play(
             packed, policy, parts, plan, start is not None, stop_at_oom, recorded_driver, track,
-            events, log_rows, skip, params,
+            events, log_rows, skip, params, bound,
         )  # fmt: skip
         fields = STATE.views(state)
         rows = int(fields["g"][LOG_ROWS])
@@ -168,6 +172,7 @@ def replay(
         events=_events(packed, plan, fields["log"], rows, out, n) if events else _no_events(),
         layout=read_layout(state, plan, packed, n) if layout else None,
         work=work_of(g),
+        cut=int(g[PEAK_RESERVED]) > bound,
     )
 
 
@@ -184,6 +189,7 @@ def _play(
     log_rows: int,
     skip: bool,
     params: Sequence[int],
+    bound: int,
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """Run the kernel from change to change; the state, addresses and number of events played."""
     program = packed.program
@@ -221,6 +227,7 @@ def _play(
             stop_at_oom=stop_at_oom,
             script_rows=len(program.driver_op) if recorded_driver else -1,
             ages=ages,
+            bound=bound,
         )
         player.assumed = assumption(STATE.views(player.state)["opt"], of_all, keep_addresses)
         if player.at == 0 and keeps_start:
@@ -267,7 +274,9 @@ class _Player:
             )
             self.packed.give_back(begin, self.at)
             f = STATE.views(self.state)
-            self.ended = bool(f["opt"][STOP_AT_OOM] and f["g"][FIRST_OOM])
+            g, opt = f["g"], f["opt"]
+            failed = opt[STOP_AT_OOM] and g[FIRST_OOM]
+            self.ended = bool(failed or g[PEAK_RESERVED] > opt[BOUND])
             if self.at < stop and not self.ended:
                 self.state = grown(self.state, self.policy, self.plan, self.packed)
         return None if self.ended else self.state

@@ -19,6 +19,7 @@ from .state import (
     ALLOCATED,
     ASKED,
     BIN_SHIFT,
+    BOUND,
     CAPACITY,
     CLASS_WORDS,
     DRIVER_USED,
@@ -129,12 +130,14 @@ def set_options(
     stop_at_oom: bool,
     script_rows: int,
     ages: bool,
+    bound: int,
 ) -> None:
     """Write the options of a run into its state, or those that hold after a change.
 
     Args:
         script_rows: number of recorded driver calls that are answered as recorded; -1 = none are.
         ages: garbage is collected now or later in the run, so that ages count.
+        bound: the run is over when more bytes than this are reserved.
     """
     opt = STATE.views(buffer)["opt"]
     opt[CAPACITY] = HUGE
@@ -148,6 +151,7 @@ def set_options(
     opt[TRACK] = track
     opt[STOP_AT_OOM] = stop_at_oom
     opt[AGES] = ages
+    opt[BOUND] = bound
     opt[N_POOLS], opt[N_LANES] = n_pools, n_lanes
     opt[SCRIPTED], opt[SCRIPT_ROWS] = script_rows >= 0, max(0, script_rows)
 
