@@ -20,6 +20,7 @@ from .requests import Requests
 from .run import RUN_EVENT, Run
 from .start import (
     grown,
+    keep_for_next,
     load_start,
     new_state,
     set_options,
@@ -163,7 +164,7 @@ def replay(
         took = np.flatnonzero(program.op[: max(0, n - packed.prefix)] == Op.MALLOC)
         addr[program.arg[took]] = out[packed.prefix + took].astype(np.uint64)
     first_oom = int(g[FIRST_OOM]) - 1
-    return Run(
+    run = Run(
         n_ops=max(0, n - packed.prefix),
         first_oom_op=max(-1, first_oom - packed.prefix) if first_oom >= 0 else -1,
         first_oom_bytes=int(g[FIRST_OOM_BYTES]),
@@ -174,6 +175,8 @@ def replay(
         work=work_of(g),
         cut=int(g[PEAK_RESERVED]) > bound,
     )
+    keep_for_next(state)
+    return run
 
 
 def _play(
