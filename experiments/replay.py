@@ -90,6 +90,10 @@ def replay(
     gpu = parse_device(capacity, other)
     announce_compiling(MAIN_PATH_SECONDS)
     subjects = load_subjects(trace, device)
+    if snapshot is not None and subjects[0].kept.source is not None:
+        from ..traces.errors import ConfigError
+
+        raise ConfigError(f"--snapshot: {trace.name} is a long trace, too long for a snapshot")
     if snapshot is not None and len(subjects) > 1:
         from ..traces.errors import ConfigError
 
@@ -191,7 +195,7 @@ def result_of(subject: Subject, run: Run, line: str, rules: Release, gpu: Device
     ooms = stats["num_ooms"] + stats["num_oom_rejections"]
     entry = None
     if ooms:
-        entry = int(subject.program.entry[run.first_oom_op]) if run.first_oom_op >= 0 else 0
+        entry = subject.program.entry_of(run.first_oom_op) if run.first_oom_op >= 0 else 0
     return Replayed(
         device=subject.device,
         conf=line,

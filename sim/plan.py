@@ -142,8 +142,11 @@ def _find_start_pages(
 
 def _expands_pools(program: Program, requests: Requests) -> tuple[bool, bool]:
     """Whether new memory is expandable in (the default pools, private pools)."""
+    expands = requests.expands
+    if not expands.any():
+        return False, False
     is_private = program.req_pool > 0
-    return bool(requests.expands[~is_private].any()), bool(requests.expands[is_private].any())
+    return bool(expands[~is_private].any()), bool(expands[is_private].any())
 
 
 def plan_of(packed: Packed, requests: Requests, start: Layout | None) -> Plan:

@@ -85,7 +85,8 @@ N_COUNTERS = 64
     MIXED,  # 1: it is off, but the start layout holds expandable memory
     SINGLE_POOL_EMPTY,  # 1: empty_cache knows pool ids (2.8)
     AGES,  # 1: garbage is collected under the conditions of now or later
-) = range(22)
+    BOUND,  # the run is over when more bytes than this are reserved; huge = it is not
+) = range(23)
 N_OPTIONS = 32
 TIE_ADDRESS, TIE_SEGMENT, TIE_BLOCK = 0, 1, 2
 HUGE = 1 << 62
