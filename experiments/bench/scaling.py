@@ -74,7 +74,7 @@ def by_live_blocks(n_ops: int, runs: int, counts: tuple[int, ...]) -> list[dict[
     for live in counts:
         program = random_sizes(n_ops + 3 * live, live=live)
         case = make_case(f"random_{live}", program, Settings(), RULES)
-        rows.append({"live": live, **_row(measure(case, RULES, runs, reference=False))})
+        rows.append({"live": live, **_row(measure(case, RULES, runs, slow=False))})
     return rows
 
 
@@ -83,7 +83,7 @@ def by_free_blocks(n_ops: int, runs: int, counts: tuple[int, ...]) -> list[dict[
     rows = []
     for gaps in counts:
         case = make_case(f"pinned_{gaps}", pinned(n_ops + 3 * gaps, gaps=gaps), Settings(), RULES)
-        rows.append({"free": gaps - gaps // 8, **_row(measure(case, RULES, runs, reference=False))})
+        rows.append({"free": gaps - gaps // 8, **_row(measure(case, RULES, runs, slow=False))})
     return rows
 
 
@@ -92,7 +92,7 @@ def by_length(runs: int, lengths: tuple[int, ...]) -> list[dict[str, Any]]:
     rows = []
     for n in lengths:
         case = make_case(f"train_{n}", train(n), Settings(), RULES)
-        rows.append(_row(measure(case, RULES, runs, reference=False)))
+        rows.append(_row(measure(case, RULES, runs, slow=False)))
     return rows
 
 
