@@ -45,6 +45,7 @@ def find_period(
             continue  # a look into what is known to repeat shows nothing new
         for length in _distances(events, end, give_back):
             found = _stretch(events, end, length, give_back)
+            give_back(0, n)  # what was looked at last, wherever it was
             if found is not None and (
                 best is None or found.length * found.repeats > 1.1 * best.length * best.repeats
             ):

@@ -147,7 +147,8 @@ def test_events_of_a_long_trace_are_refused(tmp_path: Path) -> None:
         replay_native(long, Settings(), release("2.15"), events=True)
 
 
-def test_memory_does_not_grow_with_the_trace(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["train_var", "serve"])
+def test_memory_does_not_grow_with_the_trace(name: str, tmp_path: Path) -> None:
     """A process that replays eight times as many events needs hardly more memory."""
     import subprocess
     import sys
@@ -166,7 +167,7 @@ def test_memory_does_not_grow_with_the_trace(tmp_path: Path) -> None:
     peaks = []
     for n in (2_000_000, 16_000_000):
         path = tmp_path / f"{n}.events"
-        write_pattern(path, "train_var", n, 1, lambda _: None)
+        write_pattern(path, name, n, 1, lambda _: None)
         done = subprocess.run(
             [sys.executable, "-c", look, path], capture_output=True, text=True, check=True
         )
