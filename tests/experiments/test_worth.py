@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from tightfit.experiments import measure, tuning
+from tightfit.experiments import tuning
 from tightfit.experiments.measure import Bench
 from tightfit.experiments.outcome import Outcome
+from tightfit.experiments.outcome_cache import OutcomeCache
 from tightfit.experiments.recommend import WORTH, Line, rank, recommend
 from tightfit.experiments.subject import Subject, load_subjects
 from tightfit.experiments.worth import FIRST, Worth
@@ -28,8 +29,8 @@ RULES = release("2.15")
 @pytest.fixture(autouse=True)
 def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is remembered from one call to the next."""
-    monkeypatch.setattr(measure.OutcomeCache, "load", lambda self: {})
-    monkeypatch.setattr(measure.OutcomeCache, "save", lambda self, outcomes: None)
+    monkeypatch.setattr(OutcomeCache, "load", lambda self: {})
+    monkeypatch.setattr(OutcomeCache, "save", lambda self, outcomes: None)
 
 
 @pytest.fixture

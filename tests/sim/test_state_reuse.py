@@ -29,7 +29,7 @@ def test_a_used_state_is_made_new_to_the_last_byte(
     rng = random.Random(seed)
     program = make.random_program(seed, 200, start_ops=30 * (seed % 2))
     made: list[tuple[np.ndarray, np.ndarray]] = []
-    real = replaying.new_state
+    real = start.new_state
 
     def watched(*args: Any) -> np.ndarray:
         monkeypatch.setattr(start, "MOST_KEPT", 1 << 40)
