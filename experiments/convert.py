@@ -50,7 +50,11 @@ def convert(
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write a recording in our own small format, losing nothing, or what it asked for alone."""
+    """Write a recording in our own small format, losing nothing.
+
+    As OUT.events: what one device's program asked for, and nothing else, for replays that never
+    hold it in memory as a whole.
+    """
     from ..traces.long_trace import SUFFIX
 
     if out.suffix.lower() == SUFFIX:
