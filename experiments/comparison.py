@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import PurePath
 
 from ..policies.contender import BASELINE, Contender, contender, names
 from ..policies.live_bytes import peak_live_bytes
@@ -224,13 +225,23 @@ def _row(
 
 
 def notes_on_mismatches(traces: Sequence[TraceRows]) -> list[Finding]:
-    """How good the packing is, and what policies do not honour, once for each recording."""
+    """How good the packing is, and what policies do not honour; of several recordings, in which."""
     out = []
+    several = len({t.trace for t in traces}) > 1
     for t in traces:
-        for row in t.rows:
-            if row.proven_bytes is not None:
-                out.append(Finding("packing", 1, _packing_words(row), t.device))
-            out += [Finding("not_honoured", 1, text, t.device) for text in row.ignores]
+        where = f"{PurePath(t.trace).name}: " if several else ""
+        for kind, text in remarks(t):
+            out.append(Finding(kind, 1, where + text, t.device))
+    return out
+
+
+def remarks(trace: TraceRows) -> list[tuple[str, str]]:
+    """What must be said beside a recording's rows: a kind, and a sentence."""
+    out = []
+    for row in trace.rows:
+        if row.proven_bytes is not None:
+            out.append(("packing", _packing_words(row)))
+        out += [("not_honoured", text) for text in row.ignores]
     return out
 
 

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import PurePath
 
 from ..traces.units import MiB
-from .comparison import Row, TraceRows
+from .comparison import Row, TraceRows, remarks
 
 HEADINGS = (
     "policy",
@@ -58,18 +58,23 @@ def markdown(traces: Sequence[TraceRows], setting: str) -> str:
         out.append(f"{caption(trace, setting)}\n")
         out += [f"| {' | '.join(cells)} |" for cells in lines]
         out.append("")
+        said = [f"* {text}" for _, text in remarks(trace)]
+        out += [*said, ""] if said else []
     return "\n".join(out)
 
 
 def comma_separated(traces: Sequence[TraceRows]) -> str:
-    """All rows of all recordings in one table, in bytes; an empty cell does not apply."""
+    """All rows of all recordings in one table, in bytes; an empty cell does not apply.
+
+    The last column, `ignores`, says what the recording has that the policy does not honour.
+    """
     out = io.StringIO()
-    columns = [k for k in Row.__dataclass_fields__ if k != "ignores"]
+    columns = list(Row.__dataclass_fields__)
     writer = csv.DictWriter(out, ["trace", "device", *columns], lineterminator="\n")
     writer.writeheader()
     for trace in traces:
         for row in trace.rows:
-            cells = {k: v for k, v in asdict(row).items() if k in columns}
+            cells = asdict(row) | {"ignores": "; ".join(row.ignores)}
             writer.writerow({"trace": trace.trace, "device": trace.device, **cells})
     return out.getvalue()
 
@@ -86,5 +91,7 @@ def latex(traces: Sequence[TraceRows], setting: str) -> str:
         out.append(r"\begin{tabular}{l" + "r" * (len(HEADINGS) - 1) + r"}\toprule")
         out.append(" & ".join(map(plain, HEADINGS)) + r" \\ \midrule")
         out += [" & ".join(map(plain, _cells(row))) + r" \\" for row in trace.rows]
-        out += [r"\bottomrule", r"\end{tabular}", ""]
+        out += [r"\bottomrule", r"\end{tabular}"]
+        out += [f"% {text}" for _, text in remarks(trace)]
+        out.append("")
     return "\n".join(out)

@@ -3,7 +3,7 @@
 python -m tightfit.experiments.packing_bar shared/packing/?.1048576.csv --seconds 60
 
 Files are lifetimes as minimalloc keeps them, the capacity to reach in the name: A.1048576.csv. Exit
-code 1 if one is not reached.
+code 1 if one is not reached, 2 if a file is none.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ import typer
 from ..policies.packing import pack
 from ..policies.packing_buffers import lifetimes_of
 from ..policies.packing_validator import packing_fault
-from ..traces.errors import ConfigError
+from ..traces.errors import ConfigError, TightfitError
 from ..traces.history import lift
 from ..traces.load import load
-from .screen import Column, emit_json, progress, table, verdict
+from .screen import Column, emit_json, progress, table, verdict, warn
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,7 @@ def solve(path: Path, seconds: float) -> Result:
 
     Raises:
         ConfigError: its name says no capacity.
+        TraceError: it cannot be read.
         AssertionError: the packing is none; a bug.
     """
     found = re.search(r"\.(\d+)\.csv$", path.name)
@@ -78,12 +79,16 @@ def bar(
     as_json: Annotated[bool, typer.Option("--json")] = False,
 ) -> None:
     """Pack instances whose least capacity is known."""
-    solve(files[0], 1.0)  # compiles
     results = []
-    with progress(len(files), "packing") as advance:
-        for path in files:
-            results.append(solve(path, seconds))
-            advance()
+    try:
+        solve(files[0], 1.0)  # compiles
+        with progress(len(files), "packing") as advance:
+            for path in files:
+                results.append(solve(path, seconds))
+                advance()
+    except TightfitError as error:
+        warn(f"packing_bar: {error}")
+        raise typer.Exit(2) from None
     reached = sum(r.is_reached for r in results)
     if as_json:
         emit_json({"instances": results})

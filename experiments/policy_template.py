@@ -131,7 +131,7 @@ def write_template(file: Path, kind: str, force: bool) -> tuple[str, Path]:
         The policy's name in the file, and where the test was written.
 
     Raises:
-        ConfigError: the name cannot be a module's, or a file exists.
+        ConfigError: the name cannot be a module's, the folder does not exist, or a file does.
     """
     if kind not in KINDS:
         raise ConfigError(
@@ -139,6 +139,8 @@ def write_template(file: Path, kind: str, force: bool) -> tuple[str, Path]:
         )
     if file.suffix != ".py" or not re.fullmatch(r"[A-Za-z_]\w*", file.stem):
         raise ConfigError(f"{file}: expected the name of a Python file, such as my_fit.py")
+    if not file.parent.is_dir():
+        raise ConfigError(f"{file}: there is no folder '{file.parent}' to write to")
     name = "".join(part.capitalize() for part in file.stem.split("_") if part) or "Policy"
     test = file.with_name(f"test_{file.name}")
     for path in (file, test):

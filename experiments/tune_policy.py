@@ -89,7 +89,8 @@ class PolicyAnswer:
         if default is None:
             return f"{self.best.policy} FITS; {name} with its defaults does not (simulated)"
         if default - best < WORTH * default:
-            return f"{name}: NO VALUES HELP: its defaults are as good as any tried (simulated)"
+            few = f"none tried saves {WORTH:.0%} of its defaults' peak"
+            return f"{name}: NO VALUES HELP: {few} (simulated)"
         return (
             f"{self.best.policy} saves {format_bytes(default - best)}, "
             f"{1 - best / default:.1%}, against its defaults (simulated)"

@@ -146,7 +146,7 @@ def record(
     from ...traces.errors import ConfigError
     from ..outfile import check_output
 
-    if stand_in == "list":
+    if "list" in (stand_in, fake):
         _list(as_json)
         return
     if prepare:
@@ -181,7 +181,7 @@ def record(
         fake=fake,
         scratch=scratch,
     )
-    _report(done, code, as_json)
+    _report(done, code, as_json, "check" if fake is None else "replay")
     if not done:
         raise typer.Exit(NOTHING)
     if code:
@@ -241,7 +241,7 @@ def record_program(
             from .fake import build_shim
             from .profiles import find_profile
 
-            shape = find_profile(fake).pretended
+            shape = find_profile(fake, "--fake").pretended
             plan = replace(plan, fake=build_shim(python), device=shape, scratch=scratch)
         announce_compiling(READER_SECONDS)
         files = _Files(out, origin)
@@ -316,7 +316,8 @@ def _is_launcher(command: tuple[str, ...]) -> bool:
     return Path(command[0]).name == "torchrun" or "torch.distributed.run" in command
 
 
-def _report(done: list[Recorded], code: int, as_json: bool) -> None:
+def _report(done: list[Recorded], code: int, as_json: bool, then: str) -> None:
+    """Say what was written, and the command to go on with."""
     from ...traces.units import format_bytes
     from ..screen import emit_json, say, suggest, verdict
 
@@ -334,7 +335,7 @@ def _report(done: list[Recorded], code: int, as_json: bool) -> None:
         say(f"The program ended with status {code}.")
     if done:
         path = shlex.quote(done[0].file)
-        suggest(f"tightfit check {path}", f"tightfit tune {path}")
+        suggest(f"tightfit {then} {path}", f"tightfit tune {path}")
 
 
 def _prepare(stand_in: str, torch: str | None, as_json: bool) -> None:

@@ -76,7 +76,7 @@ def find_python(command: Sequence[str]) -> str:
             hint = f"; did you mean 'python {command[0]}'?"
         elif command[0] == "python" and shutil.which("python3"):
             hint = "; did you mean 'python3'?"
-        raise ConfigError(f"found no program '{command[0]}' to record{hint}")
+        raise ConfigError(f"found no program '{command[0]}' to run{hint}")
     if re.match(r"python[\d.]*$", Path(first).name):
         return first
     with open(first, "rb") as file:

@@ -76,8 +76,8 @@ def profiles() -> dict[str, Profile]:
         return {key: Profile(key, **values) for key, values in tomllib.load(file).items()}
 
 
-def find_profile(key: str) -> Profile:
-    """Return a profile.
+def find_profile(key: str, option: str = "--stand-in") -> Profile:
+    """Return a profile; `option` is what asked for it.
 
     Raises:
         ConfigError: there is none of that name.
@@ -85,7 +85,7 @@ def find_profile(key: str) -> Profile:
     known = profiles()
     if key not in known:
         raise ConfigError(
-            f"--stand-in: found no device {key!r}, expected one of {', '.join(known)}"
+            f"{option}: found no device {key!r}, expected one of {', '.join(known)}"
             + did_you_mean(key, known)
         )
     return known[key]

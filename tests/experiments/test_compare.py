@@ -87,6 +87,18 @@ def test_what_a_policy_does_not_honour_is_said() -> None:
     words = " ".join(out.split())
     assert "best_fit keeps no streams apart" in words
     assert "cupy_pool keeps no streams apart" not in words
+    for form in ("--markdown", "--latex", "--csv"):
+        assert (
+            "best_fit keeps no streams apart" in compare(STREAMS, "--policy", "best_fit", form)[1]
+        )
+
+
+def test_of_several_recordings_a_note_says_which_it_is_about() -> None:
+    _, out = compare(GPT, STREAMS, "--policy", "best_fit")
+    notes = " ".join(out.split()).split("note: ")[1:]
+    (about,) = [n for n in notes if "keeps no streams apart" in n]
+    assert "streams.default.npz: best_fit" in about
+    assert all("streams.default.npz: " in n or "gpt_bf16_varlen.default.npz: " in n for n in notes)
 
 
 def test_the_table_says_who_is_best_and_by_how_much() -> None:

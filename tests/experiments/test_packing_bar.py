@@ -36,6 +36,10 @@ def test_a_name_without_a_capacity_is_refused(tmp_path: Path) -> None:
     (tmp_path / "T.csv").write_text(TETRIS)
     with pytest.raises(ConfigError, match="capacity in it"):
         solve(tmp_path / "T.csv", 0.1)
+    for name in ("T.csv", "none.6.csv"):
+        done = CliRunner().invoke(app, [str(tmp_path / name)])
+        assert done.exit_code == 2 and len(done.stderr.splitlines()) == 1
+        assert name in done.stderr
 
 
 def test_the_known_instances_reach_their_capacity(shared: Path) -> None:

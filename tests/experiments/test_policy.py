@@ -67,6 +67,8 @@ def test_new_replaces_nothing_unasked(tmp_path: Path, capsys: pytest.CaptureFixt
     assert main(["policy", "new", str(file)]) == 2
     assert "--force" in capsys.readouterr().err and file.read_text() == "mine"
     assert main(["policy", "new", str(tmp_path / "my-fit.py")]) == 2
+    assert main(["policy", "new", str(tmp_path / "none" / "fit.py")]) == 2
+    assert "there is no folder" in capsys.readouterr().err
     assert main(["policy", "new", str(tmp_path / "fit.py"), "--kind", "hook"]) == 2
     assert "did you mean 'hooks'" in capsys.readouterr().err
 

@@ -174,6 +174,7 @@ def test_nothing_is_overwritten_and_nothing_run_before_the_name_is_checked(
     [
         ([], "tightfit record -- python train.py"),
         (["--stand-in", "h100", "--", sys.executable, "-c", ""], "did you mean 'h100-80g'?"),
+        (["--fake", "h100", "--", sys.executable, "-c", ""], "--fake: found no device 'h100'"),
         (["--stacks", "c", "--", sys.executable], "python, all or none"),
         (["--torch", "2.15.0", "--", sys.executable], "--torch is for --stand-in"),
         (["--prepare"], "tightfit record --stand-in GPU --prepare"),
