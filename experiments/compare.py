@@ -55,7 +55,7 @@ def compare(
     from ..sim.costs import costs_words, read_costs
     from ..traces.errors import ConfigError
     from ..traces.units import format_bytes
-    from .comparison import compare_all, contenders, notes_on_mismatches
+    from .comparison import compare_all, contenders, notes_on_mismatches, without_foresight
     from .formats import comma_separated, latex, markdown
     from .replay import parse_device
     from .screen import announce_compiling, emit_json, note, progress
@@ -70,6 +70,10 @@ def compare(
     subjects = [s for path in traces for s in load_subjects(path, device)]
     fit = find_release(subjects, torch)
     chosen = contenders(policy or [], fit.rules)
+    left_out = []
+    if any(s.kept.source is not None for s in subjects):
+        chosen, left_out = without_foresight(chosen, asked=bool(policy))
+        packing = 0.0
     steps = (len(chosen) + (packing > 0)) * len(subjects)
     with progress(steps, "comparing") as advance:
         compared = compare_all(subjects, chosen, gpu, advance, packing, costs)
@@ -92,7 +96,7 @@ def compare(
         print((markdown if as_markdown else latex)(compared, setting), end="")
     else:
         _show(compared, gpu, fit.words, costs_from)
-        note(notes_on_mismatches(compared))
+        note([*notes_on_mismatches(compared), *left_out])
     if all(t.best is None for t in compared):
         raise typer.Exit(1)
 

@@ -17,6 +17,7 @@ from ..sim.device import Device
 from ..sim.packing import Packed
 from ..sim.release import Release
 from ..sim.run import Run
+from ..traces.errors import ConfigError
 from ..traces.recording import Finding
 from ..traces.units import format_bytes
 from .subject import Subject
@@ -103,6 +104,25 @@ def contenders(asked: Sequence[str], rules: Release) -> list[Contender]:
     return list({c.label: c for c in found}.values())
 
 
+def without_foresight(
+    policies: Sequence[Contender], asked: bool
+) -> tuple[list[Contender], list[Finding]]:
+    """Of some policies those that a long trace can be replayed through, and what to say of it.
+
+    Raises:
+        ConfigError: a policy that the user asked for is told of the whole program beforehand.
+    """
+    told = [c.label for c in policies if c.knows]
+    if told and asked:
+        raise ConfigError(
+            f"--policy: {told[0]} is told of the whole program beforehand, and a long trace is "
+            "never in memory as a whole"
+        )
+    text = "a long trace is never in memory as a whole: no offline packing was searched for"
+    text += f", and {', '.join(told)} were left out" if told else ""
+    return [c for c in policies if not c.knows], [Finding("long", 1, text)]
+
+
 def compare_all(
     subjects: Sequence[Subject],
     policies: Sequence[Contender],
@@ -185,7 +205,7 @@ def _row(
     peak = None if failed else stats["reserved_bytes.all.peak"]
     event = None
     if failed:
-        event = int(subject.program.entry[run.first_oom_op]) if run.first_oom_op >= 0 else 0
+        event = subject.program.entry_of(run.first_oom_op) if run.first_oom_op >= 0 else 0
     return Row(
         policy=policy.label,
         role="baseline" if policy.is_baseline else "told" if policy.knows else "policy",

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from .options import READER_SECONDS, AsJson, Force, NpzFile, TraceFile
+import typer
+
+from .options import READER_SECONDS, AsJson, DeviceIndex, Force, NpzFile, TraceFile
 
 if TYPE_CHECKING:
     from ..traces.recording import Recording
@@ -34,9 +36,52 @@ class Written:
         return self.target_bytes / self.entries if self.entries else None
 
 
-def convert(trace: TraceFile, out: NpzFile, force: Force = False, as_json: AsJson = False) -> None:
-    """Write a recording in our own small format, losing nothing."""
+def convert(
+    trace: TraceFile,
+    out: Annotated[
+        Path,
+        typer.Argument(
+            metavar="OUT",
+            help="The file to write: OUT.npz, or OUT.events, a long trace of one device.",
+            show_default=False,
+        ),
+    ],
+    device: DeviceIndex = None,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a recording in our own small format, losing nothing.
+
+    As OUT.events: what one device's program asked for, and nothing else, for replays that never
+    hold it in memory as a whole.
+    """
+    from ..traces.long_trace import SUFFIX
+
+    if out.suffix.lower() == SUFFIX:
+        remark = ": what the program asked for, and nothing else"
+        _report(_rewrite_long(trace, out, device, force), remark, as_json)
+        return
+    if device is not None:
+        from ..traces.errors import ConfigError
+
+        raise ConfigError("--device: OUT.npz keeps all devices; only OUT.events holds one")
     _report(rewrite(trace, out, force=force), "", as_json)
+
+
+def _rewrite_long(trace: Path, out: Path, device: int | None, force: bool) -> Written:
+    """Read a recording and write the program of one of its devices as a long trace."""
+    from ..traces.long_trace import SUFFIX
+    from .outfile import check_output
+    from .screen import announce_compiling
+
+    check_output(out, SUFFIX, force)
+
+    from ..traces.load import load
+    from .long_made import write_recording
+
+    announce_compiling(READER_SECONDS)
+    n = write_recording(out, load(trace), device)
+    return Written(trace.name, out.name, n, trace.stat().st_size, out.stat().st_size)
 
 
 def strip(trace: TraceFile, out: NpzFile, force: Force = False, as_json: AsJson = False) -> None:

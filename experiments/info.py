@@ -15,12 +15,20 @@ if TYPE_CHECKING:
 def info(trace: TraceFile, as_json: AsJson = False) -> None:
     """Say what was recorded: peaks, settings, what is missing."""
     from ..traces.load import load
+    from ..traces.long_trace import is_long
     from .screen import announce_compiling, emit_json
     from .summary import summarize
 
     announce_compiling(READER_SECONDS)
     # By the name the user knows it by: a stripped recording has none of its own.
-    found = replace(summarize(load(trace)), name=trace.name)
+    if is_long(trace):
+        from .long_info import summarize_long
+        from .subject import open_long_trace
+
+        summary = summarize_long(open_long_trace(trace))
+    else:
+        summary = summarize(load(trace))
+    found = replace(summary, name=trace.name)
     if as_json:
         emit_json({"verdict": found.verdict, **vars(found)})
     else:

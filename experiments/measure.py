@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from threading import Lock
 
 import numpy as np
 
@@ -25,6 +26,7 @@ from ..traces.units import MiB, round_up
 from .outcome import Outcome
 from .outcome_cache import OutcomeCache, identity
 from .subject import Subject
+from .worth import Worth
 
 WORTH_KEEPING = 5.0  # seconds
 CAPACITY_STEP = 2 * MiB  # the driver gives out no less
@@ -44,6 +46,8 @@ class Bench:
         self.begun = time.monotonic()
         self.asked: set[bytes] = set()
         self.lines = 0
+        self._peaks: dict[int, int] = {}
+        self._lock = Lock()
 
     def keep(self, interrupted: bool = False) -> None:
         """Keep the outcomes for the next call, if they took a while or are not all there yet."""
@@ -59,27 +63,61 @@ class Bench:
         key = self.effect(settings)
         self.asked.add(key)
         if key not in self.seen:
-            self.seen[key] = [self._outcome(s, settings) for s in self.subjects]
+            whole = [self._outcome(s, settings) for s in self.subjects]
+            self.seen[key] = [outcome for outcome in whole if outcome is not None]
         return self.seen[key]
 
     def measure_all(
-        self, lines: Iterable[Settings], advance: Callable[[], None] = lambda: None
+        self,
+        lines: Iterable[Settings],
+        advance: Callable[[], None] = lambda: None,
+        shown: Iterable[Settings] = (),
+        chosen_from: Iterable[Settings] | None = None,
     ) -> None:
-        """Measure many lines on all cores; results stay with the bench."""
+        """Measure many lines on all cores; results stay with the bench.
+
+        A replay that shows a line to matter to nobody is cut short there (see worth.py), and the
+        line counts as not measured.
+
+        Args:
+            lines: what to measure.
+            advance: called after each.
+            shown: lines whose outcome is needed whatever it is.
+            chosen_from: those of the lines of which one will be chosen; None = all of them. No
+                choice from more lines needs a line that is worse.
+        """
         new: dict[bytes, Settings] = {}
         for settings in lines:
             self.lines += 1
             new.setdefault(self.effect(settings), settings)
         self.asked.update(new)
+        first = {self.effect(s) for s in shown}
+        counted = set(new) if chosen_from is None else {self.effect(s) for s in chosen_from}
+        worth = Worth()
+        for key in counted & self.seen.keys():
+            worth.note(self.seen[key])
         todo = [(k, s) for k, s in new.items() if k not in self.seen]
+        todo.sort(key=lambda item: item[0] not in first)
 
-        def work(item: tuple[bytes, Settings]) -> tuple[bytes, list[Outcome]]:
-            return item[0], [self._outcome(s, item[1]) for s in self.subjects]
+        def work(item: tuple[bytes, Settings]) -> tuple[bytes, list[Outcome] | None]:
+            key, settings = item
+            outcomes: list[Outcome] = []
+            for k, subject in enumerate(self.subjects):
+                bound = HUGE if key in first else worth.bound(self._requested(k))
+                outcome = self._outcome(subject, settings, bound)
+                if outcome is None:
+                    return key, None
+                outcomes.append(outcome)
+            if key in counted:
+                with self._lock:
+                    worth.note(outcomes)
+            return key, outcomes
 
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
             try:
                 for key, outcomes in pool.map(work, todo):
-                    self.seen[key] = outcomes
+                    if outcomes is not None:
+                        self.seen[key] = outcomes
                     advance()
             except KeyboardInterrupt:
                 pool.shutdown(cancel_futures=True)
@@ -124,8 +162,19 @@ class Bench:
         stats = self._run(subject, settings, replace(self.gpu, capacity_bytes=total)).stats
         return stats["num_ooms"] + stats["num_oom_rejections"] == 0
 
-    def _outcome(self, subject: Subject, settings: Settings) -> Outcome:
-        free = self._run(subject, settings, Device())
+    def _requested(self, k: int) -> int:
+        """Peak requested bytes of subject k on a device that never runs out: a line's no matter."""
+        if k not in self._peaks:
+            self._peaks[k] = self._run(self.subjects[k], Settings(), Device()).stats[
+                "requested_bytes.all.peak"
+            ]
+        return self._peaks[k]
+
+    def _outcome(self, subject: Subject, settings: Settings, bound: int = HUGE) -> Outcome | None:
+        """What a line makes of a subject; None if it reserves more than `bound`."""
+        free = self._run(subject, settings, Device(), bound)
+        if free.cut:
+            return None
         run = free
         room = self.gpu.capacity_bytes
         limited = settings.per_process_memory_fraction < 1 or settings.throw_on_cudamalloc_oom
@@ -137,7 +186,7 @@ class Bench:
         event = None
         if ooms:
             op = run.first_oom_op
-            event = int(subject.program.entry[op]) if op >= 0 else 0
+            event = subject.program.entry_of(op) if op >= 0 else 0
         return Outcome(
             peak_reserved_bytes=free.stats["reserved_bytes.all.peak"],
             peak_allocated_bytes=free.stats["allocated_bytes.all.peak"],
@@ -153,9 +202,9 @@ class Bench:
         kept = self.packed(subject).keeps_start
         return requests_of(subject.program, settings, self.rules, gpu, kept)
 
-    def _run(self, subject: Subject, settings: Settings, gpu: Device) -> Run:
+    def _run(self, subject: Subject, settings: Settings, gpu: Device, bound: int = HUGE) -> Run:
         requests = self._requests(subject, settings, gpu)
-        return replay(self.packed(subject), PYTORCH, requests, gpu)
+        return replay(self.packed(subject), PYTORCH, requests, gpu, bound=bound)
 
 
 def _feed(digest: hashlib.blake2b, requests: Requests, settings: Settings) -> None:

@@ -27,7 +27,11 @@ def identity(programs: Sequence[Packed], rules: Release, gpu: Device) -> str:
     digest = hashlib.sha256(repr((source_hash(), rules, gpu)).encode())
     for packed in programs:
         p = packed.program
-        arrays = (packed.events, p.entry, p.request, p.req_size, p.req_stream, p.req_pool)
+        arrays = (p.request, p.req_size, p.req_stream, p.req_pool)
+        if packed.source is None:
+            arrays = (packed.events, p.entry, *arrays)
+        else:
+            digest.update(b"".join(packed.source.hashes))
         layout = [*p.start.segments.values(), *p.start.blocks.values()]
         for array in (*arrays, p.streams, *layout):
             digest.update(np.ascontiguousarray(array).tobytes())

@@ -90,6 +90,10 @@ def replay(
     gpu = parse_device(capacity, other)
     announce_compiling(MAIN_PATH_SECONDS)
     subjects = load_subjects(trace, device)
+    if snapshot is not None and subjects[0].kept.source is not None:
+        from ..traces.errors import ConfigError
+
+        raise ConfigError(f"--snapshot: {trace.name} is a long trace, too long for a snapshot")
     if snapshot is not None and len(subjects) > 1:
         from ..traces.errors import ConfigError
 
@@ -160,7 +164,7 @@ def replay_subject(
         rules: the release.
         gpu: the simulated device.
         keep_going: go on after an out-of-memory error.
-        whole: keep all events, statistics and the final layout.
+        whole: keep all events and the final layout.
 
     Returns:
         (the run, the settings line simulated, whether the start layout was kept).
@@ -179,7 +183,7 @@ def replay_subject(
         rules,
         gpu,
         stop_at_oom=not keep_going,
-        track=whole,
+        track=True,  # code that the validation has compiled already: one run is not worth other
         events=whole,
         layout=whole,
     )
@@ -191,7 +195,7 @@ def result_of(subject: Subject, run: Run, line: str, rules: Release, gpu: Device
     ooms = stats["num_ooms"] + stats["num_oom_rejections"]
     entry = None
     if ooms:
-        entry = int(subject.program.entry[run.first_oom_op]) if run.first_oom_op >= 0 else 0
+        entry = subject.program.entry_of(run.first_oom_op) if run.first_oom_op >= 0 else 0
     return Replayed(
         device=subject.device,
         conf=line,

@@ -168,7 +168,7 @@ def progress(total: int, what: str) -> Iterator[Callable[..., None]]:
 
 
 def announce_compiling(seconds: int, *kernels: Callable[..., Any]) -> None:
-    """Say on standard error that a first run compiles, if it is one.
+    """Say on standard error that a first run compiles, if it is one, and let a second core help.
 
     Args:
         seconds: about how long it takes.
@@ -177,7 +177,10 @@ def announce_compiling(seconds: int, *kernels: Callable[..., Any]) -> None:
     from ..traces.jit import is_cold
 
     if is_cold(*kernels):
+        from .beside import compile_beside
+
         warn(f"first run: compiling kernels (once, about {seconds} s)")
+        compile_beside()
 
 
 def _console(stream: TextIO) -> Console:

@@ -9,20 +9,22 @@ from pathlib import Path
 import numpy as np
 
 from ..policies.native import replay_native
-from ..sim.packing import Packed, pack
+from ..sim.packing import Packed, pack, packed_long
 from ..sim.release import KNOWN, Release, release
 from ..sim.settings import Settings
 from ..sim.settings_line import parse_settings
 from ..traces.errors import ConfigError, PolicyError, TraceError
 from ..traces.history import lift
 from ..traces.load import load
+from ..traces.long_read import open_long
+from ..traces.long_trace import LongTrace, is_long
 from ..traces.lost_frees import settle_lost_frees
 from ..traces.program import Program
-from ..traces.recording import Finding, Recording
+from ..traces.recording import DeviceRecording, Finding, Recording
 from ..traces.units import MiB, format_bytes
 from .exactness import LOST, Exactness, compare_with_recording
 from .recorded_by import recorded_by
-from .screen import warn
+from .screen import progress, warn
 
 LARGE_FILE = 256 * MiB  # from here on reading takes seconds
 
@@ -80,6 +82,42 @@ class Subject:
             return Settings(), [Finding("refused_settings", 1, text, self.device)]
 
 
+class LongSubject(Subject):
+    """The one device of a long trace, whose events stay in their file.
+
+    Nothing recorded of the driver is kept there, so that there is nothing to compare with.
+    """
+
+    def __init__(self, name: str, trace: LongTrace) -> None:
+        device = trace.program.device
+        recording = Recording(
+            trace.name,
+            {device: DeviceRecording()},
+            settings=trace.settings,
+            extra=trace.extra,
+        )
+        super().__init__(name, recording, trace.program)
+        self.trace = trace
+
+    @cached_property
+    def kept(self) -> Packed:
+        return packed_long(self.trace, keep_start=self.trace.starts_as_recorded)
+
+    @cached_property
+    def anew(self) -> Packed:
+        return packed_long(self.trace, keep_start=False)
+
+    @property
+    def is_warm(self) -> bool:
+        return self.program.n_start > 0 and self.trace.starts_as_recorded
+
+
+def open_long_trace(path: Path) -> LongTrace:
+    """Open a long trace, showing how far the check of its events is."""
+    with progress(path.stat().st_size // 8, "checking events") as advance:
+        return open_long(path, advance)
+
+
 def load_subjects(path: Path, device: int | None = None) -> list[Subject]:
     """Load the devices of a recording that have a history, or the one asked for.
 
@@ -87,6 +125,13 @@ def load_subjects(path: Path, device: int | None = None) -> list[Subject]:
         TraceError: the file cannot be read, or no device has a history.
         ConfigError: the device asked for is not in it.
     """
+    if is_long(path):
+        long = LongSubject(str(path), open_long_trace(path))
+        if device is not None and device != long.device:
+            raise ConfigError(
+                f"{path.name}: found no history of device {device}, expected {long.device}"
+            )
+        return [long]
     if path.is_file() and path.stat().st_size > LARGE_FILE:
         warn(f"reading {path.name}, {format_bytes(path.stat().st_size)}")
     recording = load(path)

@@ -20,6 +20,7 @@ from .recommend import WORTH, Line, rank, recommend
 from .screen import progress
 from .search import search
 from .subject import Subject, find_release
+from .worth import FIRST
 
 EXPANDABLE = "expandable_segments:True"
 MOST_EVENTS = 4_000_000_000  # events replayed at most while enumerating; about two minutes
@@ -241,7 +242,9 @@ def find_line(
     interrupted = False
     try:
         with progress(len(lines) + len(unrestricted) + trials, "replaying lines") as advance:
-            bench.measure_all([*lines, *unrestricted], advance)
+            shown = [default, recorded, parse_settings(EXPANDABLE, rules)]
+            usable = [s for s in lines if not _uses(format_settings(s, rules), forbidden)]
+            bench.measure_all([*lines, *unrestricted], advance, shown, usable)
             if trials:
                 lines += _searched(bench, rules, forbidden, trials, lines, advance)
     except KeyboardInterrupt:
@@ -310,7 +313,7 @@ def _searched(
     advance: Any,
 ) -> list[Settings]:
     known = [x for x in _lines(bench, lines, rules) if not _uses(x.conf, forbidden)]
-    first = sorted(known, key=lambda x: x.rank.key)[:8]
+    first = sorted(known, key=lambda x: x.rank.key)[:FIRST]
 
     def judge(settings: Settings) -> float:
         r = rank(bench.measure(settings))

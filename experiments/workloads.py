@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .corpus.catalogue import Workload
 
 EVENTS = 1_000_000
+MOST_LONG_EVENTS = 100_000_000_000
 LENGTHS = "conversation"
 
 
@@ -25,7 +26,12 @@ def workloads(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Argument(metavar="OUT.npz", help="The file to write.", show_default=False),
+        typer.Argument(
+            metavar="OUT",
+            help="The file to write: OUT.npz, a recording, or OUT.events, a long trace, which is "
+            "never in memory as a whole.",
+            show_default=False,
+        ),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Another seed, another run.")] = 0,
     events: Annotated[
@@ -57,6 +63,7 @@ def workloads(
     if name is None:
         _list(as_json)
         return
+    from ..traces.long_trace import SUFFIX
     from ..traces.serving import MOST_EVENTS, WORKLOADS
     from ..traces.synthetic import PATTERNS
     from .corpus.catalogue import WORKLOADS as RECORDED
@@ -70,8 +77,11 @@ def workloads(
         )
     if out is None:
         raise ConfigError(f"the file to write is missing: tightfit workloads {name} {name}.npz")
-    if events > MOST_EVENTS:
-        raise ConfigError(f"--events: found {events:,}, expected at most {MOST_EVENTS:,}")
+    is_long = out.suffix.lower() == SUFFIX
+    most = MOST_LONG_EVENTS if is_long else MOST_EVENTS
+    if events > most:
+        longer = "" if is_long else f"; OUT{SUFFIX} can hold {MOST_LONG_EVENTS:,}"
+        raise ConfigError(f"--events: found {events:,}, expected at most {most:,}{longer}")
     if name not in WORKLOADS and (requests is not None or lengths != LENGTHS):
         raise ConfigError(f"--requests and --lengths are for {', '.join(WORKLOADS)}")
     if name in recorded and (events != EVENTS or seed):
@@ -82,11 +92,15 @@ def workloads(
     from .outfile import check_output
     from .screen import announce_compiling, emit_json, note, suggest, verdict
 
-    check_output(out, ".npz", force)
+    check_output(out, SUFFIX if is_long and name not in recorded else ".npz", force)
     if name in recorded:
         _record(recorded[name], out, as_json)
         return
     announce_compiling(MAIN_PATH_SECONDS)
+    if is_long:
+        drawn = None if name in PATTERNS else _requests(requests, lengths, events, seed)
+        _write_long(name, out, drawn, events, seed, as_json)
+        return
     if name in PATTERNS:
         recording = make_pattern(name, events, seed)
     else:
@@ -101,6 +115,30 @@ def workloads(
     note(recording.findings)
     path = shlex.quote(str(out))
     suggest(f"tightfit info {path}", f"tightfit tune {path}")
+
+
+def _write_long(
+    name: str, out: Path, requests: Requests | None, events: int, seed: int, as_json: bool
+) -> None:
+    """Write a long trace, of a server if there are requests."""
+    from .long_made import write_pattern, write_workload
+    from .screen import emit_json, note, progress, suggest, verdict
+
+    with progress(events, "writing events") as advance:
+        if requests is None:
+            findings = write_pattern(out, name, events, seed, advance)
+        else:
+            findings = write_workload(out, name, requests, events, seed, advance)
+    if as_json:
+        emit_json(
+            {"file": out.name, "workload": name, "seed": seed, "events": events,
+             "findings": findings}
+        )  # fmt: skip
+        return
+    verdict(f"{out.name}: {events:,} allocations and frees, synthetic")
+    note(findings)
+    path = shlex.quote(str(out))
+    suggest(f"tightfit info {path}", f"tightfit replay {path}")
 
 
 def _requests(log: Path | None, lengths: str, events: int, seed: int) -> Requests:

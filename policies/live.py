@@ -108,7 +108,7 @@ def install(policy: str | Setting, capacity_bytes: int | None = None) -> Install
         PolicyError: there is no such policy, or it cannot run live.
         ConfigError: CUDA is in use already, or this PyTorch takes no allocators.
     """
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     setting = policy if isinstance(policy, Setting) else setting_of(policy, capacity_bytes)
     if not hasattr(torch._C, "_cuda_customAllocator"):

@@ -17,6 +17,8 @@ def peak_live_bytes(packed: Packed) -> int:
     Args:
         packed: a program; what a start layout holds counts from the beginning.
     """
+    if packed.source is not None:
+        return packed.source.peak_wanted_bytes  # counted when it was read
     program = packed.program
     op = packed.events & 15
     klass = (packed.events >> 4) & 0xFFFFFFF

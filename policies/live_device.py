@@ -88,7 +88,7 @@ class _Root:
         self.failures: list[str] = []
         libc = ctypes.CDLL(None)
         self.wake = _WAKE(self._wake)
-        self.words[WAKE] = ctypes.cast(self.wake, ctypes.c_void_p).value
+        self.words[WAKE] = ctypes.cast(self.wake, ctypes.c_void_p).value or 0
         self.words[YIELD] = address_of_function(libc, "sched_yield")
         self.functions = {name: f.address for name, f in c_functions().items()}
         keep_for_ever(self.words, self.wake, self, c_functions())

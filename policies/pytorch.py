@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..sim.assumed import expands, gc_bytes, is_mixed, max_split
+from ..sim.assumed import expands, gc_bytes, is_mixed
 from ..sim.expandable import best_fixed, grow_segment, prefer_reach
 from ..sim.index import find
 from ..sim.policy import Policy
@@ -16,6 +16,7 @@ from ..sim.segments import new_segment
 from ..sim.state import (
     ALLOC_RETRIES,
     CAPTURED,
+    CEILING,
     CLOCK,
     EXPANDS,
     GC_BYTES,
@@ -25,7 +26,6 @@ from ..sim.state import (
     LANE_WORDS,
     LEAST_REST,
     LIMIT,
-    MAX_NON_SPLIT_ROUNDING,
     MAX_SPLIT,
     NEED,
     OOM_REJECTIONS,
@@ -53,13 +53,7 @@ def choose(s, q):
         b = best_fixed(s, lane, need)
     else:
         b = find(s, q)
-    limit = max_split(s)
-    if limit == HUGE or b == 0:
-        return b
-    if need < limit:
-        if s.size[b] >= limit:
-            return np.int64(0)
-    elif s.size[b] >= need + s.opt[MAX_NON_SPLIT_ROUNDING]:
+    if s.size[b] >= s.classes[q + CEILING]:  # of no block (0): 0
         return np.int64(0)
     return b
 
@@ -104,7 +98,8 @@ def recover(s, q, stage):
         return np.int64(0)
     if stage == 0 and s.opt[MAX_SPLIT] < HUGE and release_oversize(s, q):
         return np.int64(1)
-    if stage <= 1 and s.g[IN_CAPTURE] == 0 and s.classes[q + CAPTURED] == 0:
+    row = s.classes[q + LANE] * LANE_WORDS
+    if stage <= 1 and s.g[IN_CAPTURE] == 0 and s.lanes[row + CAPTURED] == 0:
         release_everything(s)
         return np.int64(2)
     return np.int64(0)

@@ -33,6 +33,13 @@ NAMES = (
     "collect_garbage",
     "obtain", "carve_new", "free_tried", "rare_op",
 )  # fmt: skip
+# Those that no replay does without, and those that none does without once memory is expandable or
+# statistics are kept.
+FIRST = (
+    "new_segment", "driver_malloc", "place", "obtain", "carve_new", "merge_pairs", "log",
+    "map_pages", "new_reservation", "grow_segment", "driver_map", "insert_unmapped",
+    "remove_unmapped", "track_malloc", "track_free_completed", "track_free_requested", "change",
+)  # fmt: skip
 # A policy's cold hooks take the places after them; which functions those are is the policy's.
 HOOK_NAMES = ("before_driver", "from_driver", "recover")
 
@@ -143,6 +150,7 @@ if JIT and not TYPE_CHECKING:
         return calling(name, parameters)
 
 else:
+    invokers: dict[int, Any] = dict.fromkeys(range(12))  # nothing is called by address
 
     def apart(function: Callable[..., Any]) -> Any:
         """Leave the function as it is: nothing is compiled."""
@@ -206,3 +214,9 @@ def _function(name: str) -> Any:
     if name not in _compiled:
         _compiled[name] = _compilers[name]()
     return _compiled[name]
+
+
+def compile_all() -> None:
+    """Compile all of NAMES, those first that are needed first."""
+    for name in dict.fromkeys((*FIRST, *NAMES)):
+        _function(name)

@@ -19,9 +19,7 @@ from .state import (
     AGES,
     EXPANDABLE,
     GC_BYTES,
-    HUGE,
     IS_EXPANDABLE,
-    MAX_SPLIT,
     MIXED,
     NEXT_ORDER,
     TIE_BLOCK,
@@ -58,7 +56,7 @@ class Assumed:
         )
 
 
-_PLAIN = {GC_BYTES: 0, AGES: 0, TRACK: 0, MIXED: 0, MAX_SPLIT: HUGE}
+_PLAIN = {GC_BYTES: 0, AGES: 0, TRACK: 0, MIXED: 0}
 NOTHING = Assumed("nothing", {})
 PLAIN = Assumed("plain", {**_PLAIN, EXPANDABLE: 0}, False, False, False)
 EXPANDING = Assumed("expanding", {**_PLAIN, EXPANDABLE: 1}, True, False, False)
@@ -153,7 +151,6 @@ def _option(index: int) -> Any:
 gc_bytes = _option(GC_BYTES)
 keeps_ages = _option(AGES)
 tracks = _option(TRACK)
-max_split = _option(MAX_SPLIT)
 expands = _option(EXPANDABLE)
 is_mixed = _option(MIXED)
 notes_addresses = _fact("s", lambda assumed: assumed.notes_addresses, lambda s: True)

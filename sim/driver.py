@@ -11,6 +11,7 @@ from .device import ALIGNMENT
 from .state import (
     ACCESS_BYTES,
     ACCESSES,
+    BOUND,
     CAPACITY,
     CREATE_BYTES,
     CREATES,
@@ -22,6 +23,7 @@ from .state import (
     FREES,
     GRANULARITY,
     HELD,
+    HUGE,
     LANE_WORDS,
     LOG_CAPACITY,
     LOG_ROWS,
@@ -41,6 +43,7 @@ from .state import (
     SCRIPT_NEXT,
     SCRIPT_ROWS,
     SCRIPTED,
+    SPARES_NEEDED,
     TRACK,
     UNMAP_BYTES,
     UNMAPS,
@@ -188,6 +191,8 @@ def account_reserved(s, lane, change_bytes):
         s.g[DEVICE_ALLOCS] += 1
         if r > s.g[PEAK_RESERVED]:
             s.g[PEAK_RESERVED] = r
+            if r > s.opt[BOUND]:
+                s.g[SPARES_NEEDED] = HUGE  # so the loop stops before its next event
     else:
         s.g[DEVICE_FREES] += 1
     if s.opt[TRACK] != 0:

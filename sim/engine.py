@@ -35,6 +35,7 @@ from .state import (
     FIRST_OOM,
     FIRST_OOM_BYTES,
     FREEABLE,
+    FRONTIER,
     HUGE,
     IN_CAPTURE,
     KIND_MASK,
@@ -159,7 +160,8 @@ def malloc(policy, s, klass, try_op):
                 move(s, whole, rest, addr, order, g)
         else:
             remove(s, b)
-            if is_expandable(s, b):  # it may have been on the frontier
+            frontier = s.lanes[lane * LANE_WORDS + FRONTIER]
+            if has_holes(s) and np.int64(s.tag[b]) >> BIN_SHIFT == frontier:
                 g = rank(s, lane, s.size[b])
                 s.tag[b] = (g << BIN_SHIFT) | (s.tag[b] & KIND_MASK)
     else:

@@ -78,6 +78,10 @@ if JIT and not TYPE_CHECKING:
 
 else:
 
+    def ground_at(address: int) -> Any:
+        """Of compiled code alone: an address means nothing here."""
+        raise NotImplementedError
+
     def ground(buffer):
         """The fields of a ground's buffer as NumPy arrays."""
         return Ground(**GROUND.views(buffer))

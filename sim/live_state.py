@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..traces.errors import ConfigError
 from ..traces.jit import JIT, inline
 from .memory import Buffer
 
@@ -182,3 +183,10 @@ if JIT and not TYPE_CHECKING:
         from llvmlite import binding
 
         binding.add_symbol(ROOT_SYMBOL, words.ctypes.data)
+
+else:
+
+    def _needs_compiling(*_: Any) -> Any:
+        raise ConfigError("a live policy runs as compiled code; unset NUMBA_DISABLE_JIT")
+
+    try_lock = unlock = live_at = root = c_signature = publish_root = _needs_compiling

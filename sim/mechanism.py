@@ -122,8 +122,8 @@ class Mechanism(Policy):
                 f"{self.name} knows no private pools: the program's {n} "
                 f"{'is' if n == 1 else 'are'} served from the common memory"
             )
-        if not self.honours.returns and (program.op == int(Op.EMPTY_CACHE)).any():
-            n = int((program.op == int(Op.EMPTY_CACHE)).sum())
+        if not self.honours.returns and program.count(Op.EMPTY_CACHE):
+            n = program.count(Op.EMPTY_CACHE)
             out.append(f"{self.name} returns no memory: {n:,} calls of empty_cache do nothing")
         if self.honours.knows:
             out.append(f"{self.name} is no allocator that could run: it knows {self.honours.knows}")

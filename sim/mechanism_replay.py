@@ -288,11 +288,14 @@ def replay_mechanism(
     out = np.zeros(n, np.int64) if addresses else _NOTHING
     at = 0
     while True:
-        at = int(play_mechanism(mechanism, packed.events, at, buffer, out))
+        begin, stop = at, packed.end_of_piece(at, n)
+        at = int(play_mechanism(mechanism, packed.events[:stop], begin, buffer, out))
+        packed.give_back(begin, at)
         f = GROUND.views(buffer)
         if at == n or (f["opt"][STOP_AT_OOM] and f["g"][FIRST_OOM]):
             break
-        buffer = grown(buffer, packed.n_slots, classes, own, hints)
+        if at < stop:
+            buffer = grown(buffer, packed.n_slots, classes, own, hints)
     return _run(packed, f["g"], at, out)
 
 

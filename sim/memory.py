@@ -160,11 +160,15 @@ if JIT and not TYPE_CHECKING:
 
 else:
 
+    def i8_at(base: Any, offset: Any) -> Any:
+        """Of compiled code alone: an address means nothing here."""
+        raise NotImplementedError
+
     def count_trailing_zeros(x: np.uint64) -> int:
         """Number of trailing zero bits of a non-zero uint64."""
         return (int(x) & -int(x)).bit_length() - 1
 
-    def prefetch(pointer: np.ndarray, index: int | np.integer) -> None:
+    def prefetch(pointer: np.ndarray, index: Any) -> None:
         """Nothing to start."""
 
     def words_of(array: np.ndarray) -> np.ndarray:
@@ -201,6 +205,23 @@ class Buffer:
         self.column_offsets = [sum(widths[:k]) for k in range(len(widths))]
         if sum(widths) > RECORD:
             raise ValueError(f"columns take {sum(widths)} bytes, expected at most {RECORD}")
+        n = len(fields)
+        last = n - 1 + bool(records)
+        codes = [np.dtype(f[1]) for f in fields] + [np.dtype(c[1]) for c in self.columns]
+        # Of each name: which words of the header hold its first byte and the one behind it, its
+        # type, and which of the values between are its own.
+        self.places = {
+            name: (
+                1 + min(k, n),
+                2 + k if k < last else 0,
+                codes[k],
+                slice(None)
+                if k < n
+                else slice(self.column_offsets[k - n] // codes[k].itemsize, None,
+                           RECORD // codes[k].itemsize),
+            )
+            for k, name in enumerate(self.names)
+        }  # fmt: skip
 
     def _offsets(self, dimensions: dict[str, int]) -> list[int]:
         """Byte offset of each field and of the table, and the buffer's size."""
@@ -225,10 +246,31 @@ class Buffer:
 
     def new(self, **dimensions: int) -> np.ndarray:
         """Return a zeroed buffer, aligned to a cache line."""
+        header = self._header(dimensions)
+        buffer = _aligned(int(header[0]))
+        buffer[: len(header)] = header
+        return buffer
+
+    def _header(self, dimensions: dict[str, int]) -> np.ndarray:
+        """First words of a buffer of such dimensions."""
         *offsets, size = self._offsets(dimensions)
-        buffer = _aligned(size)
-        buffer[0] = size
-        buffer[1 : 1 + len(offsets)] = offsets
+        return np.array([size, *offsets], np.int64)
+
+    def renewed(self, buffer: np.ndarray, rows: int, **dimensions: int) -> np.ndarray | None:
+        """A used buffer as `new` would make it; None if its dimensions are others.
+
+        Args:
+            buffer: modified in place.
+            rows: number of the table's first rows that may have been written.
+            dimensions: as for `new`.
+        """
+        header = self._header(dimensions)
+        n = len(header)
+        if len(buffer) * 8 != header[0] or not np.array_equal(buffer[:n], header):
+            return None
+        table = int(header[-1]) >> 3
+        buffer[n:table] = 0
+        buffer[table : table + rows * (RECORD >> 3)] = 0
         return buffer
 
     def views(self, buffer: np.ndarray) -> Fields:
@@ -258,26 +300,16 @@ class Fields(Mapping[str, np.ndarray]):
         self._made: dict[str, np.ndarray] = {}
 
     def __getitem__(self, name: str) -> np.ndarray:
-        if name not in self._made:
-            self._made[name] = self._make(name)
-        return self._made[name]
+        view = self._made.get(name)
+        if view is None:
+            start, end, code, own = self._layout.places[name]
+            buffer = self._buffer
+            low, high = int(buffer[start]) >> 3, int(buffer[end]) >> 3
+            view = self._made[name] = buffer[low:high].view(code)[own]
+        return view
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._layout.names)
 
     def __len__(self) -> int:
         return len(self._layout.names)
-
-    def _make(self, name: str) -> np.ndarray:
-        layout, buffer = self._layout, self._buffer
-        k = layout.names.index(name)
-        n = len(layout.fields)
-        last = n - 1 + bool(layout.records)
-        start = int(buffer[1 + min(k, n)])
-        end = int(buffer[2 + k]) if k < last else int(buffer[0])
-        code = layout.fields[k][1] if k < n else layout.columns[k - n][1]
-        view = buffer[start >> 3 : end >> 3].view(code)
-        if k < n:
-            return view
-        width = view.itemsize
-        return view[layout.column_offsets[k - n] // width :: RECORD // width]

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from ..traces.event_words import (
+    COMPLETE,
+    FREE,
+    FREE_LATER,
+    MALLOC,
+    MALLOC_REVIVES,
+    OP_BITS,
+    RELEASE_POOL,
+    TRY,
+    give_number,
+    take_lowest,
+)
 from ..traces.jit import kernel
+from ..traces.long_trace import LongTrace
 from ..traces.program import Op, Program
-from .engine import MALLOC_REVIVES, OP_BITS
 from .period import Period, find_period
-
-MALLOC, FREE, FREE_LATER, COMPLETE, TRY, RELEASE_POOL = (
-    int(Op.MALLOC), int(Op.FREE), int(Op.FREE_LATER), int(Op.COMPLETE), int(Op.TRY),
-    int(Op.RELEASE_POOL),
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -32,6 +40,7 @@ class Packed:
         n_slots: slots used, slot 0 included (it stays empty).
         max_live: most allocations held at any time.
         changes: indices of the events from which on other conditions hold.
+        source: the long trace that the events are mapped from; None = they are in memory.
         plans: what plan.plan_of keeps of the plans built for these events.
     """
 
@@ -43,12 +52,32 @@ class Packed:
     n_slots: int
     max_live: int
     changes: tuple[int, ...] = ()
+    source: LongTrace | None = None
     plans: dict[tuple[object, ...], Any] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
     def period(self) -> Period | None:
         """Where the events repeat themselves, if they do."""
-        return find_period(self.events)
+        return find_period(self.events, self.give_back)
+
+    def give_back(self, first: int, last: int) -> None:
+        """Say that events [first, last) need not be in memory now."""
+        if self.source is not None:
+            shift = len(self.source.events) - len(self.events)
+            self.source.give_back(first + shift, last + shift)
+
+    def end_of_piece(self, at: int, end: int) -> int:
+        """Where to stop, on the way from event `at` to `end`, to give memory back."""
+        return end if self.source is None else min(end, at + self.source.piece)
+
+    def pieces(self) -> Iterator[tuple[int, np.ndarray]]:
+        """All events in order as (index of the first, some events): all at once, or a few."""
+        at, n = 0, len(self.events)
+        while at < n:
+            end = self.end_of_piece(at, n)
+            yield at, self.events[at:end]
+            self.give_back(at, end)
+            at = end
 
 
 @kernel
@@ -76,21 +105,8 @@ def _pack(op, arg, request, req_pool, n_start, n_pools, events):
                 x = top
                 top += 1
             else:
-                x = spare[0]
+                x = take_lowest(spare, m)
                 m -= 1
-                last = spare[m]
-                j = 0
-                while True:
-                    k = 2 * j + 1
-                    if k >= m:
-                        break
-                    if k + 1 < m and spare[k + 1] < spare[k]:
-                        k += 1
-                    if spare[k] >= last:
-                        break
-                    spare[j] = spare[k]
-                    j = k
-                spare[j] = last
             slot[a] = x
             live += 1
             if live > most:
@@ -105,12 +121,8 @@ def _pack(op, arg, request, req_pool, n_start, n_pools, events):
             events[i] = (x << 32) | ((np.int64(request[a]) + 1) << OP_BITS) | o
             if o != FREE_LATER:
                 live -= 1
-                j = m
+                give_number(spare, m, x)
                 m += 1
-                while j > 0 and spare[(j - 1) // 2] > x:
-                    spare[j] = spare[(j - 1) // 2]
-                    j = (j - 1) // 2
-                spare[j] = x
         elif o == TRY:
             events[i] = ((a + 1) << OP_BITS) | o
         else:
@@ -158,3 +170,19 @@ def pack(program: Program, keep_start: bool = True) -> Packed:
         events = np.concatenate([first, events])
     changes = tuple((np.flatnonzero(program.op == Op.CHANGE) + prefix).tolist())
     return Packed(program, events, keep_start, prefix, start_slot, int(n_slots), int(most), changes)
+
+
+def packed_long(trace: LongTrace, keep_start: bool = True) -> Packed:
+    """A long trace as a packed program, its events left where they are; as for `pack`."""
+    program = trace.program
+    prefix = 0 if keep_start else trace.prefix
+    return Packed(
+        program,
+        trace.events[trace.prefix - prefix :],
+        keep_start,
+        prefix,
+        np.arange(1, program.n_start + 1, dtype=np.int64),
+        trace.n_slots,
+        trace.max_live,
+        source=trace,
+    )

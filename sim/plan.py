@@ -17,6 +17,7 @@ from .state import (
     ASKED,
     BINS,
     CAPTURED,
+    CEILING,
     CELL_BIN,
     CELL_BITS,
     CELL_LIMIT,
@@ -33,6 +34,8 @@ from .state import (
     LANE,
     LANE_WORDS,
     LEAST_REST,
+    MAX_NON_SPLIT_ROUNDING,
+    MAX_SPLIT,
     NEED,
     PAGE,
     PLAN,
@@ -139,8 +142,11 @@ def _find_start_pages(
 
 def _expands_pools(program: Program, requests: Requests) -> tuple[bool, bool]:
     """Whether new memory is expandable in (the default pools, private pools)."""
+    expands = requests.expands
+    if not expands.any():
+        return False, False
     is_private = program.req_pool > 0
-    return bool(requests.expands[~is_private].any()), bool(requests.expands[is_private].any())
+    return bool(expands[~is_private].any()), bool(expands[is_private].any())
 
 
 def plan_of(packed: Packed, requests: Requests, start: Layout | None) -> Plan:
@@ -168,8 +174,22 @@ def plan_of(packed: Packed, requests: Requests, start: Layout | None) -> Plan:
     classes = PLAN.views(buffer)["classes"][: n * CLASS_WORDS].reshape(n, CLASS_WORDS)
     classes[1:, SEGMENT] = requests.segment
     classes[1:, LEAST_REST] = requests.least_rest
-    classes[1:, CAPTURED] = requests.captured
+    classes[1:, CEILING] = _ceiling(requests)
+    lanes = PLAN.views(buffer)["lanes"][: plan.lanes.size].reshape(-1, LANE_WORDS)
+    lanes[classes[1:, LANE], CAPTURED] = requests.captured
     return replace(plan, buffer=buffer)
+
+
+def _ceiling(requests: Requests) -> np.ndarray:
+    """Size from which a block is too large for a request; shape (R,).
+
+    Source: CUDACachingAllocator.cpp, get_free_block, the rules of max_split_size.
+    """
+    most = requests.options.get(MAX_SPLIT, HUGE)
+    rounding = requests.options.get(MAX_NON_SPLIT_ROUNDING, HUGE)
+    return np.where(
+        requests.need < most, most, np.minimum(requests.need, HUGE - rounding) + rounding
+    )
 
 
 def build_plan(program: Program, parts: Sequence[Requests], start: Layout | None = None) -> Plan:
@@ -205,7 +225,7 @@ def build_plan(program: Program, parts: Sequence[Requests], start: Layout | None
     rows[:, ASKED] = np.tile(program.req_size, len(parts))
     rows[:, SEGMENT] = np.concatenate([p.segment for p in parts])
     rows[:, LEAST_REST] = np.concatenate([p.least_rest for p in parts])
-    rows[:, CAPTURED] = np.concatenate([p.captured for p in parts])
+    rows[:, CEILING] = np.concatenate([_ceiling(p) for p in parts])
     rows[:, LANE] = lane
 
     lanes = np.zeros((n_lanes, LANE_WORDS), np.int64)
@@ -237,6 +257,7 @@ def build_plan(program: Program, parts: Sequence[Requests], start: Layout | None
         n_cells += len(counts)
         n_bins += len(sizes) + 2
 
+    lanes[lane, CAPTURED] = np.concatenate([p.captured for p in parts])
     if start is not None:
         _find_start_pages(lanes, lane_of, start)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..traces.event_words import MALLOC, MALLOC_REVIVES, OP_MASK, SLOT_SHIFT
 from ..traces.jit import kernel
-from ..traces.program import LAYOUT_BLOCK_COLUMNS, LAYOUT_SEGMENT_COLUMNS, Layout, Op
+from ..traces.program import LAYOUT_BLOCK_COLUMNS, LAYOUT_SEGMENT_COLUMNS, Layout
 from .packing import Packed
 from .plan import Plan
 from .state import (
@@ -112,8 +113,14 @@ def _owners(packed: Packed, n_played: int) -> np.ndarray:
     """Allocation that last took each slot during the first n_played events; -1 = none."""
     owner = np.full(packed.n_slots, -1, np.int64)
     owner[packed.start_slot] = np.arange(len(packed.start_slot))
-    program = packed.program
-    n = max(0, n_played - packed.prefix)
-    took = np.flatnonzero(program.op[:n] == Op.MALLOC)
-    owner[packed.events[packed.prefix + took] >> 32] = program.arg[took]
+    # Allocations are numbered in the order of their mallocs, those of the start first; where the
+    # first events place these anew, that makes no difference.
+    number = 0 if packed.prefix else len(packed.start_slot)
+    for first, events in packed.pieces():
+        events = events[: max(0, n_played - first)]
+        took = events[np.isin(events & OP_MASK, (MALLOC, MALLOC_REVIVES))] >> SLOT_SHIFT
+        owner[took] = number + np.arange(len(took))
+        number += len(took)
+        if first + len(events) >= n_played:
+            break
     return owner

@@ -11,7 +11,7 @@ import numpy as np
 from ..traces.event import Action
 from ..traces.jit import inline
 from .apart import apart
-from .assumed import is_expandable, tracks
+from .assumed import has_holes, is_expandable, tracks
 from .driver import log
 from .expandable import home, unmap
 from .index import gather, insert, move, remove, sort_blocks, stays
@@ -24,6 +24,7 @@ from .state import (
     FIRST_LANE,
     FIRST_PENDING,
     FREEABLE,
+    FRONTIER,
     GC_BYTES,
     HELD,
     LANE,
@@ -38,9 +39,11 @@ from .state import (
     REQUESTED,
     RESERVED,
     SYNCS,
+    UNMAPPED,
     drop_id,
     is_free,
     is_split,
+    state_of,
 )
 from .stats import track_free_completed, track_free_requested
 
@@ -62,9 +65,9 @@ def coalesce(s, b, size):
     left, right = np.int64(s.prev[b]), np.int64(s.next[b])
     left_free, right_free = is_free(s, left), is_free(s, right)
     if not (left_free | right_free):
-        g = np.int64(s.tag[b]) >> BIN_SHIFT
-        if is_expandable(s, b):
-            g = home(s, np.int64(s.lane[b]), right, size)
+        g = np.int64(s.tag[b]) >> BIN_SHIFT  # a used block keeps the bin that its size has
+        if has_holes(s) and state_of(s, right) == UNMAPPED:
+            g = s.lanes[np.int64(s.lane[b]) * LANE_WORDS + FRONTIER]
         insert(s, b, g)
         return b, np.int64(0), np.int64(0)
     total, addr, order, lane = size, s.addr[b], np.int64(s.order[b]), np.int64(s.lane[b])

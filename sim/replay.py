@@ -20,6 +20,7 @@ from .requests import Requests
 from .run import RUN_EVENT, Run
 from .start import (
     grown,
+    keep_for_next,
     load_start,
     new_state,
     set_options,
@@ -28,6 +29,7 @@ from .start import (
 from .state import (
     ALLOC_RETRIES,
     ALLOCATED,
+    BOUND,
     DEVICE_ALLOCS,
     DEVICE_FREES,
     DIVERGED,
@@ -89,6 +91,7 @@ def replay(
     layout: bool = False,
     skip: bool = True,
     values: Mapping[str, int] | None = None,
+    bound: int = HUGE,
 ) -> Run:
     """Replay a packed program through a policy.
 
@@ -107,14 +110,19 @@ def replay(
         skip: do not play what provably repeats (see steady.py); the answer is the same. With
             `events`, a recorded driver or changes everything is played.
         values: the policy's parameters by name; missing ones have their defaults.
+        bound: end as soon as more bytes than this are reserved, and say that the run was cut; for
+            those who compare many runs and need only the ones that reserve less.
 
     Returns:
         The run. Its `stats` hold the full set of keys only with `track`.
 
     Raises:
-        ValueError: `later` does not have one entry for each CHANGE.
+        ValueError: `later` does not have one entry for each CHANGE, or events are asked of a long
+            trace.
     """
     program = packed.program
+    if events and packed.source is not None:
+        raise ValueError("a long trace is not held in memory, and neither is what happened in it")
     if len(later) != len(packed.changes):
         raise ValueError(f"{len(packed.changes)} changes, but {len(later)} later conditions")
     warm = packed.keeps_start and len(program.start.segments["size"]) > 0
@@ -129,7 +137,7 @@ def replay(
     while True:
         state, out, n = _play(
             packed, policy, parts, plan, start is not None, stop_at_oom, recorded_driver, track,
-            events, log_rows, skip, params,
+            events, log_rows, skip, params, bound,
         )  # fmt: skip
         fields = STATE.views(state)
         rows = int(fields["g"][LOG_ROWS])
@@ -146,8 +154,9 @@ def replay(
         stats = {name: counters[k] for name, k in _LEAN.items()}
         stats["active_bytes.all.current"] = counters[ALLOCATED] + counters[PENDING]
     stats["diverged"] = int(g[DIVERGED])
-    addr = np.zeros(len(program.request), np.uint64)
+    addr = np.broadcast_to(np.zeros(1, np.uint64), len(program.request))  # takes no memory
     if events:
+        addr = addr.copy()
         if start is not None:
             owned = program.start.blocks["alloc"] >= 0
             addr[program.start.blocks["alloc"][owned]] = program.start.blocks["address"][owned]
@@ -156,7 +165,7 @@ def replay(
         took = np.flatnonzero(program.op[: max(0, n - packed.prefix)] == Op.MALLOC)
         addr[program.arg[took]] = out[packed.prefix + took].astype(np.uint64)
     first_oom = int(g[FIRST_OOM]) - 1
-    return Run(
+    run = Run(
         n_ops=max(0, n - packed.prefix),
         first_oom_op=max(-1, first_oom - packed.prefix) if first_oom >= 0 else -1,
         first_oom_bytes=int(g[FIRST_OOM_BYTES]),
@@ -165,7 +174,10 @@ def replay(
         events=_events(packed, plan, fields["log"], rows, out, n) if events else _no_events(),
         layout=read_layout(state, plan, packed, n) if layout else None,
         work=work_of(g),
+        cut=int(g[PEAK_RESERVED]) > bound,
     )
+    keep_for_next(state)
+    return run
 
 
 def _play(
@@ -181,6 +193,7 @@ def _play(
     log_rows: int,
     skip: bool,
     params: Sequence[int],
+    bound: int,
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """Run the kernel from change to change; the state, addresses and number of events played."""
     program = packed.program
@@ -218,6 +231,7 @@ def _play(
             stop_at_oom=stop_at_oom,
             script_rows=len(program.driver_op) if recorded_driver else -1,
             ages=ages,
+            bound=bound,
         )
         player.assumed = assumption(STATE.views(player.state)["opt"], of_all, keep_addresses)
         if player.at == 0 and keeps_start:
@@ -240,6 +254,7 @@ class _Player:
         rows: plan buffer of the conditions of now.
         assumed: what compiled code may take for granted under these.
         at: the next event.
+        ended: it is over, wherever it is.
     """
 
     def __init__(
@@ -251,20 +266,24 @@ class _Player:
         self.rows = plan.buffer
         self.assumed: Assumed = NOTHING
         self.at = 0
+        self.ended = False
 
     def to(self, end: int) -> np.ndarray | None:
         """Play up to event `end`; returns the state, or None if the run ended before."""
-        events = self.packed.events[:end]
-        while True:
+        while self.at < end and not self.ended:
+            begin, stop = self.at, self.packed.end_of_piece(self.at, end)
+            events = self.packed.events[:stop]
             self.at = int(
-                play(self.policy, self.assumed, events, self.at, self.state, self.rows, self.out)
+                play(self.policy, self.assumed, events, begin, self.state, self.rows, self.out)
             )
+            self.packed.give_back(begin, self.at)
             f = STATE.views(self.state)
-            if f["opt"][STOP_AT_OOM] and f["g"][FIRST_OOM]:
-                return None
-            if self.at == end:
-                return self.state
-            self.state = grown(self.state, self.policy, self.plan, self.packed)
+            g, opt = f["g"], f["opt"]
+            failed = opt[STOP_AT_OOM] and g[FIRST_OOM]
+            self.ended = bool(failed or g[PEAK_RESERVED] > opt[BOUND])
+            if self.at < stop and not self.ended:
+                self.state = grown(self.state, self.policy, self.plan, self.packed)
+        return None if self.ended else self.state
 
 
 def _no_events() -> np.ndarray:

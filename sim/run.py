@@ -33,6 +33,8 @@ class Run:
         addr: shape (A,) uint64; address of each allocation; 0 = never served, or events not kept.
         events: RUN_EVENT rows; empty unless asked for.
         layout: final segments and blocks; None unless asked for.
+        cut: it was ended as soon as more was reserved than asked about; what else it says is of
+            the run until then.
         work: calls of the driver by name and their bytes (costs.py); the reference has none.
     """
 
@@ -44,3 +46,4 @@ class Run:
     events: np.ndarray = field(default_factory=lambda: np.zeros(0, RUN_EVENT))
     layout: Layout | None = None
     work: dict[str, int] = field(default_factory=dict)
+    cut: bool = False

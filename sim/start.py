@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 
 from ..traces.event import BlockState
 from ..traces.jit import kernel
+from ..traces.units import MiB
 from .assumed import nothing
 from .device import ALIGNMENT, FIRST_ADDRESS, Device
 from .expandable import insert_unmapped, place
@@ -19,6 +22,7 @@ from .state import (
     ALLOCATED,
     ASKED,
     BIN_SHIFT,
+    BOUND,
     CAPACITY,
     CLASS_WORDS,
     DRIVER_USED,
@@ -85,6 +89,8 @@ from .stats import (
 )
 from .view import view
 
+MOST_KEPT = 8 * MiB  # of a state that waits for the next run of its thread
+_kept = threading.local()
 PENDING_ROW = 4  # a used row whose free is pending; beside the block states 0..2
 CHAIN_WORDS = 10  # addr, size, state, lane, expandable, phase, order, slot, class, linked
 
@@ -94,7 +100,7 @@ def new_state(policy: Policy, plan: Plan, packed: Packed, blocks: int, log_rows:
     words0 = (plan.n_bins >> 6) + 66
     words1 = (words0 >> 6) + 66
     words2 = (words1 >> 6) + 66
-    buffer = STATE.new(
+    dimensions = dict(
         blocks=blocks,
         # The loop looks ahead at an op's slot before it knows that RELEASE_POOL names a pool there.
         slots=max(packed.n_slots, len(packed.program.pools)),
@@ -107,8 +113,11 @@ def new_state(policy: Policy, plan: Plan, packed: Packed, blocks: int, log_rows:
         stats=N_STATS,
         log=max(1, log_rows * LOG_WORDS),
     )
+    buffer = _reused(dimensions)
+    if buffer is None:
+        buffer = STATE.new(**dimensions)
     f = STATE.views(buffer)
-    f["spare"][: blocks - 1] = np.arange(blocks - 1, 0, -1)
+    f["spare"][: blocks - 1] = np.arange(blocks - 1, 0, -1, dtype=np.int32)
     f["pool"][: plan.pools.size] = plan.pools.ravel()
     g, opt = f["g"], f["opt"]
     f["table"][:TABLE_SIZE] = policy.addresses()
@@ -116,6 +125,25 @@ def new_state(policy: Policy, plan: Plan, packed: Packed, blocks: int, log_rows:
     g[NEXT_ADDRESS] = FIRST_ADDRESS
     opt[LOG_CAPACITY] = log_rows
     return buffer
+
+
+def keep_for_next(buffer: np.ndarray) -> None:
+    """Offer the state of a run that is over to the next one on this thread.
+
+    A fresh one costs more than a short replay: the system clears its pages as they are touched.
+    """
+    if len(buffer) * 8 <= MOST_KEPT:
+        _kept.state = buffer
+
+
+def _reused(dimensions: dict[str, int]) -> np.ndarray | None:
+    """The state offered on this thread, empty again, if it has these dimensions."""
+    buffer = getattr(_kept, "state", None)
+    if buffer is None:
+        return None
+    _kept.state = None
+    rows = int(STATE.views(buffer)["g"][HIGHEST_ID]) + 1
+    return STATE.renewed(buffer, rows, **dimensions)
 
 
 def set_options(
@@ -129,12 +157,14 @@ def set_options(
     stop_at_oom: bool,
     script_rows: int,
     ages: bool,
+    bound: int,
 ) -> None:
     """Write the options of a run into its state, or those that hold after a change.
 
     Args:
         script_rows: number of recorded driver calls that are answered as recorded; -1 = none are.
         ages: garbage is collected now or later in the run, so that ages count.
+        bound: the run is over when more bytes than this are reserved.
     """
     opt = STATE.views(buffer)["opt"]
     opt[CAPACITY] = HUGE
@@ -148,6 +178,7 @@ def set_options(
     opt[TRACK] = track
     opt[STOP_AT_OOM] = stop_at_oom
     opt[AGES] = ages
+    opt[BOUND] = bound
     opt[N_POOLS], opt[N_LANES] = n_pools, n_lanes
     opt[SCRIPTED], opt[SCRIPT_ROWS] = script_rows >= 0, max(0, script_rows)
 

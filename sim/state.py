@@ -85,7 +85,8 @@ N_COUNTERS = 64
     MIXED,  # 1: it is off, but the start layout holds expandable memory
     SINGLE_POOL_EMPTY,  # 1: empty_cache knows pool ids (2.8)
     AGES,  # 1: garbage is collected under the conditions of now or later
-) = range(22)
+    BOUND,  # the run is over when more bytes than this are reserved; huge = it is not
+) = range(23)
 N_OPTIONS = 32
 TIE_ADDRESS, TIE_SEGMENT, TIE_BLOCK = 0, 1, 2
 HUGE = 1 << 62
@@ -100,7 +101,8 @@ BIN_SHIFT = 4
 
 # --- rows of the class table: one class = one distinct request ------------------------------------
 CLASS_WORDS = 8
-NEED, ASKED, SEGMENT, LEAST_REST, LANE, FIRST_BIN, END_BIN, CAPTURED = range(8)
+# CEILING: from this size on a block is too large to be handed out for the request; huge = never.
+NEED, ASKED, SEGMENT, LEAST_REST, LANE, FIRST_BIN, END_BIN, CEILING = range(8)
 
 # --- rows of the lane table: one lane = one pool's blocks of one stream ---------------------------
 LANE_WORDS = 16
@@ -116,7 +118,8 @@ LANE_WORDS = 16
     EXPANDS,  # 1: new memory of this lane is expandable
     IS_SMALL,  # 1: a lane of the small pool
     START_PAGE,  # bytes of an expandable page of the start layout
-) = range(11)
+    CAPTURED,  # 1: only a capture can ask for memory of this lane
+) = range(12)
 
 # A cell of a rank table: bin of its smallest block << CELL_BIN | least larger request, in units
 CELL_BIN, CELL_LIMIT = 32, (1 << 32) - 1

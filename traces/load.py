@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from .errors import TraceError
+from .long_trace import MAGIC
 from .units import GiB, KiB, MiB, format_bytes
 
 if TYPE_CHECKING:
@@ -48,6 +49,11 @@ def load(path: str | Path) -> Recording:
         with open(path, "rb") as file:
             head = file.read(_HEAD)
             size = path.stat().st_size
+            if head.startswith(MAGIC):
+                raise TraceError(
+                    f"{name}: found a long trace, which holds what a program asked for and nothing "
+                    "else; expected a recording (info, replay, tune and compare read both)"
+                )
             if not head:
                 raise TraceError(f"{name}: found an empty file, expected a memory snapshot")
             if head[:2] == b"\x1f\x8b":

@@ -119,6 +119,14 @@ class Program:
     def n_ops(self) -> int:
         return len(self.op)
 
+    def count(self, op: Op) -> int:
+        """How often an op occurs."""
+        return int(np.count_nonzero(self.op == op))
+
+    def entry_of(self, op: int) -> int:
+        """The recorded entry that op number `op` stands for; -1 = none of its own."""
+        return int(self.entry[op])
+
     @property
     def n_start(self) -> int:
         """Number of allocations live or pending at the start."""

@@ -16,6 +16,7 @@ in the order and sizes of activations, and most overlap several streams.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -25,6 +26,7 @@ from .jit import inline, kernel
 from .made_up import made_up_addresses
 from .recording import Finding, Recording
 from .requests import Requests
+from .synthetic import Piece, joined
 from .units import format_bytes
 
 CAT, DOUBLING, PAGED, PREFIX = range(4)
@@ -35,7 +37,8 @@ DESCRIPTIONS = {
     "kv_paged": "KV in one region taken at the start, activations beside it",
     "kv_prefix": "KV of prompts kept and reused, the oldest dropped for room",
 }
-MOST_EVENTS = 200_000_000
+MOST_EVENTS = 200_000_000  # of a recording, which is in memory as a whole
+PIECE = 1 << 18  # events made at a time
 PREFIXES = 4096  # prompts whose KV is kept at once, at most
 REUSED = 0.3  # share of requests that begin like an earlier one ...
 FRESH = 0.25  # ... and the share of their prompt that is new
@@ -76,19 +79,19 @@ class Model:
         return self.kv_width * self.item_bytes
 
 
-# Where the kernel stands: rows written, allocations numbered.
-ROWS, ALLOCS = 0, 1
+# Where the kernel stands: rows of the piece written, allocations numbered so far and before it.
+ROWS, ALLOCS, BEFORE = 0, 1, 2
+# The server between two pieces: what `_serve` keeps beside the requests themselves.
+OLDEST, KEPT, KEPT_TOKENS, RUNNING, TOTAL, ADMITTED = range(6)
 
 
 @inline
 def _malloc(at, is_alloc, alloc, size_of, size):
-    """Ask for `size` bytes; return the allocation's number, -1 when the rows are full."""
+    """Ask for `size` bytes; return the allocation's number."""
     row, number = at[ROWS], at[ALLOCS]
-    if row >= len(alloc):
-        return -1
     is_alloc[row] = True
     alloc[row] = number
-    size_of[number] = size
+    size_of[number - at[BEFORE]] = size
     at[ROWS] = row + 1
     at[ALLOCS] = number + 1
     return number
@@ -98,10 +101,9 @@ def _malloc(at, is_alloc, alloc, size_of, size):
 def _free(at, is_alloc, alloc, number):
     """Free an allocation."""
     row = at[ROWS]
-    if row < len(alloc) and number >= 0:
-        is_alloc[row] = False
-        alloc[row] = number
-        at[ROWS] = row + 1
+    is_alloc[row] = False
+    alloc[row] = number
+    at[ROWS] = row + 1
 
 
 @kernel
@@ -148,42 +150,46 @@ def _pass(at, is_alloc, alloc, size_of, tokens, answers, sizes, layers):
 
 
 @kernel
-def _serve(kind, prompt, answer, reuses, which, weights, sizes, limits, is_alloc, alloc, size_of):
-    """Run the server until the rows are full.
+def _load(kind, at, weights, sizes, limits, is_alloc, alloc, size_of):
+    """What the server asks for before its first request; arguments as for `_serve`."""
+    for size in weights:
+        _malloc(at, is_alloc, alloc, size_of, size)
+    if kind == PAGED:
+        _malloc(at, is_alloc, alloc, size_of, limits[2] * 2 * limits[0] * sizes[2])
+
+
+@kernel
+def _serve(
+    kind, goal, prompt, answer, reuses, which, sizes, limits, at, server, requests, kv, keep_tokens,
+    keep, is_alloc, alloc, size_of,
+):  # fmt: skip
+    """Run the server until so many rows are written; called again, it goes on from there.
 
     Args:
         kind: CAT, DOUBLING, PAGED or PREFIX.
+        goal: rows of this piece; what was begun is finished, so that it can become more.
         prompt, answer: shape (r,) int64; tokens of each request, used again from the first when
             all have been served.
         reuses: shape (r,) bool; the request begins like an earlier one (PREFIX).
         which: shape (r,) float64 in [0, 1); like which of those kept.
-        weights: shape (w,) int64; bytes of what is loaded at the start.
         sizes: as in `_pass`.
         limits: shape (6,) int64; layers, requests at once, tokens held at once, tokens of a pass,
             prefixes kept at most, new tokens of 100 of a prompt that is reused.
+        at: shape (3,) int64; where it stands.
+        server: shape (6,) int64; OLDEST ... ADMITTED.
+        requests: shape (4, most) int64; of each running request the tokens it has, there is room
+            for, still to make, and will have at its end.
+        kv: shape (most, tensors) int64; their allocations.
+        keep_tokens, keep: shape (k,) and (k, tensors) int64; the same of the prefixes kept.
         is_alloc, alloc: shape (n,), output; the rows.
-        size_of: shape (n,) int64, output; bytes of each allocation.
-
-    Returns:
-        (allocations, requests admitted).
+        size_of: shape (n,) int64, output; bytes of each new allocation.
     """
     layers, most, room, step = limits[0], limits[1], limits[2], limits[3]
     tensors = 2 * layers
-    at = np.zeros(2, np.int64)
-    for size in weights:
-        _malloc(at, is_alloc, alloc, size_of, size)
-    if kind == PAGED:
-        _malloc(at, is_alloc, alloc, size_of, room * tensors * sizes[2])
-    kv = np.full((most, tensors), -1, np.int64)  # allocations of each running request
-    held = np.zeros(most, np.int64)  # tokens it has
-    capacity = np.zeros(most, np.int64)  # tokens there is room for
-    left = np.zeros(most, np.int64)  # tokens still to make
-    booked = np.zeros(most, np.int64)  # tokens it will have at its end
-    keep = np.full((limits[4], tensors), -1, np.int64)
-    keep_tokens = np.zeros(limits[4], np.int64)
-    oldest, kept, kept_tokens = 0, 0, 0
-    running, total, r = 0, 0, 0
-    while at[ROWS] < len(alloc):
+    held, capacity, left, booked = requests[0], requests[1], requests[2], requests[3]
+    oldest, kept, kept_tokens = server[OLDEST], server[KEPT], server[KEPT_TOKENS]
+    running, total, r = server[RUNNING], server[TOTAL], server[ADMITTED]
+    while at[ROWS] < goal:
         # Admit.
         while running < most:
             request = r % len(prompt)
@@ -228,8 +234,10 @@ def _serve(kind, prompt, answer, reuses, which, weights, sizes, limits, is_alloc
             total += future
             running += 1
             r += 1
-            if at[ROWS] >= len(alloc):
-                return at[ALLOCS], r
+            if at[ROWS] >= goal:
+                break
+        if at[ROWS] >= goal:
+            break
         # One token for everybody.
         _pass(at, is_alloc, alloc, size_of, running, running, sizes, layers)
         slot = 0
@@ -253,7 +261,8 @@ def _serve(kind, prompt, answer, reuses, which, weights, sizes, limits, is_alloc
             kv[slot] = kv[running]
             held[slot], capacity[slot] = held[running], capacity[running]
             left[slot], booked[slot] = left[running], booked[running]
-    return at[ALLOCS], r
+    server[OLDEST], server[KEPT], server[KEPT_TOKENS] = oldest, kept, kept_tokens
+    server[RUNNING], server[TOTAL], server[ADMITTED] = running, total, r
 
 
 def _weights(m: Model) -> np.ndarray:
@@ -266,41 +275,105 @@ def _weights(m: Model) -> np.ndarray:
     return np.array(elements, np.int64) * m.item_bytes
 
 
-def make_workload(
-    name: str, requests: Requests, events: int, seed: int, model: Model | None = None
-) -> Recording:
-    """Make a workload as a recording that begins with an empty device.
+class Workload:
+    """A workload being made, piece by piece.
 
     Args:
         name: one of WORKLOADS.
         requests: what is asked of the server; from the first again when all have been served.
-        events: allocations and frees, together; the recording ends in the middle of serving.
+        events: allocations and frees, together; the program ends in the middle of serving.
         seed: for what is drawn beside the requests.
         model: sizes.
+
+    Attributes:
+        served: requests admitted so far.
+        made_from: what it is made from, for those who want to make it again.
+    """
+
+    def __init__(
+        self, name: str, requests: Requests, events: int, seed: int, model: Model | None = None
+    ) -> None:
+        self.name, self.events, self.seed = name, events, seed
+        self.model = m = model or Model()
+        self.source = requests.source
+        self.prompt = np.minimum(requests.prompt, m.longest - 1)
+        self.answer = np.minimum(requests.answer, m.longest - self.prompt)
+        self.cut = int(((self.prompt < requests.prompt) | (self.answer < requests.answer)).sum())
+        self.served = 0
+        self.made_from = {
+            "workload": name, "seed": seed, "events": events, "requests": requests.source,
+            "model": asdict(m),
+        }  # fmt: skip
+
+    def pieces(self) -> Iterator[Piece]:
+        """Make the program, PIECE events at a time."""
+        m, kind = self.model, WORKLOADS[self.name]
+        rng = np.random.default_rng([self.seed, 2])
+        n = len(self.prompt)
+        reuses, which = rng.random(n) < REUSED, rng.random(n)
+        per_token = (m.hidden, m.inner, m.kv_width, m.vocabulary)
+        sizes = np.array(per_token, np.int64) * m.item_bytes
+        limits = np.array(
+            [m.layers, m.max_batch, m.kv_tokens, m.pass_tokens, PREFIXES, round(100 * FRESH)],
+            np.int64,
+        )
+        tensors = 2 * m.layers
+        weights = _weights(m)
+        # At the most one request is begun, or one token made, when the rows suffice already.
+        passes = -(-m.longest // m.pass_tokens) * (32 * m.layers + 16)
+        more = passes + tensors * (PREFIXES + 3 * m.max_batch + 4) + len(weights) + 1
+        at, server = np.zeros(3, np.int64), np.zeros(6, np.int64)
+        running = np.zeros((4, m.max_batch), np.int64)
+        kv = np.full((m.max_batch, tensors), -1, np.int64)
+        keep_tokens = np.zeros(PREFIXES, np.int64)
+        keep = np.full((PREFIXES, tensors), -1, np.int64)
+        done = 0
+        while done < self.events:
+            goal = min(PIECE, self.events - done)
+            is_alloc, alloc = np.zeros(goal + more, bool), np.zeros(goal + more, np.int64)
+            size_of = np.zeros(goal + more, np.int64)
+            at[ROWS], at[BEFORE] = 0, at[ALLOCS]
+            if not done:
+                _load(kind, at, weights, sizes, limits, is_alloc, alloc, size_of)
+            _serve(
+                kind, goal, self.prompt, self.answer, reuses, which, sizes, limits, at, server,
+                running, kv, keep_tokens, keep, is_alloc, alloc, size_of,
+            )  # fmt: skip
+            self.served = int(server[ADMITTED])
+            rows = min(int(at[ROWS]), self.events - done)
+            made = int(is_alloc[:rows].sum())
+            yield Piece(is_alloc[:rows], alloc[:rows], size_of[:made])
+            done += rows
+
+    def findings(self, peak: int) -> list[Finding]:
+        """What to say of the whole, of which at most `peak` bytes were requested at once."""
+        text = (
+            f"synthetic: {self.name} ({DESCRIPTIONS[self.name]}), seed {self.seed}, "
+            f"{self.served:,} requests served, {self.source}; peak requested {format_bytes(peak)}"
+        )
+        findings = [Finding("synthetic", self.events, text)]
+        again = self.served - len(self.prompt)
+        if again > 0:
+            text = f"requests served a second time, as there were only {len(self.prompt):,}: "
+            findings.append(Finding("repeated", again, f"{text}{again:,}"))
+        if self.cut:
+            text = f"requests cut to {self.model.longest:,} tokens: {self.cut:,} of "
+            findings.append(Finding("cut_requests", self.cut, f"{text}{len(self.prompt):,}"))
+        return findings
+
+
+def make_workload(
+    name: str, requests: Requests, events: int, seed: int, model: Model | None = None
+) -> Recording:
+    """Make a workload as a recording that begins with an empty device; arguments as for Workload.
 
     Returns:
         A recording without segments, device 0, one stream. Its findings and settings say that it
         is synthetic and from what it was made.
     """
-    m = model or Model()
-    rng = np.random.default_rng([seed, 2])
-    prompt = np.minimum(requests.prompt, m.longest - 1)
-    answer = np.minimum(requests.answer, m.longest - prompt)
-    cut = int(((prompt < requests.prompt) | (answer < requests.answer)).sum())
-    is_alloc, alloc = np.zeros(events, bool), np.zeros(events, np.int64)
-    size_of = np.zeros(events, np.int64)
-    per_token = (m.hidden, m.inner, m.kv_width, m.vocabulary)
-    allocs, served = _serve(
-        WORKLOADS[name], prompt, answer,
-        rng.random(len(prompt)) < REUSED, rng.random(len(prompt)), _weights(m),
-        np.array(per_token, np.int64) * m.item_bytes,
-        np.array(
-            [m.layers, m.max_batch, m.kv_tokens, m.pass_tokens, PREFIXES, round(100 * FRESH)],
-            np.int64,
-        ),
-        is_alloc, alloc, size_of,
-    )  # fmt: skip
-    size = size_of[:allocs][alloc]
+    made = Workload(name, requests, events, seed, model)
+    is_alloc, alloc, size_of = joined(made.pieces())
+    size = size_of[alloc]
     columns = {
         "kind": np.where(is_alloc, ALLOC, FREE).astype(np.uint8),
         "device": np.zeros(events, np.int16),
@@ -310,23 +383,7 @@ def make_workload(
         "time": np.zeros(events, np.int64),
     }
     peak = int(np.cumsum(np.where(is_alloc, size, -size)).max(initial=0))
-    made_from = {
-        "workload": name, "seed": seed, "events": events, "requests": requests.source,
-        "model": asdict(m),
-    }  # fmt: skip
-    text = (
-        f"synthetic: {name} ({DESCRIPTIONS[name]}), seed {seed}, {served:,} requests served, "
-        f"{requests.source}; peak requested {format_bytes(peak)}"
-    )
-    findings = [Finding("synthetic", events, text)]
-    if served > len(prompt):
-        text = f"requests served a second time, as there were only {len(prompt):,}: "
-        findings.append(
-            Finding("repeated", served - len(prompt), f"{text}{served - len(prompt):,}")
-        )
-    if cut:
-        text = f"requests cut to {m.longest:,} tokens: {cut:,} of {len(prompt):,}"
-        findings.append(Finding("cut_requests", cut, text))
-    out = recording(columns, f"{name}.npz", {"synthetic": made_from}, findings, LACKS)
+    findings = made.findings(peak)
+    out = recording(columns, f"{name}.npz", {"synthetic": made.made_from}, findings, LACKS)
     out.settings = {"synthetic": f"{name}, seed {seed}, {events:,} events"}
     return out

@@ -7,13 +7,15 @@
     pinned     thousands of free blocks, all of different sizes, kept apart by small live ones
     kvsame     the same with all free blocks of one size: every choice is a tie
 
-Each is a function of (number of ops, seed) and nothing else.
+Each is a function of (number of ops, seed) and nothing else, and is made piece by piece: a program
+need not be in memory as a whole to be written down.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,6 +28,26 @@ LAYERS = 48
 LENGTHS = 16  # sequence lengths of train_var
 GAPS = 8192  # free blocks of pinned and kvsame, before some are taken
 ANYWHERE = 1 << 40  # window of a population whose victims are drawn from all of it
+DRAWN = 1 << 18  # ops of a population made at a time
+
+
+class Piece(NamedTuple):
+    """Some consecutive ops of a program of one stream without private pools.
+
+    Attributes:
+        is_malloc: shape (n,) bool; the other ops are frees.
+        alloc: shape (n,) int64; allocation number of each op; numbered in the order of mallocs.
+        size: shape (mallocs,) int64; bytes asked for by the allocations that the piece makes.
+    """
+
+    is_malloc: np.ndarray
+    alloc: np.ndarray
+    size: np.ndarray
+
+
+def joined(pieces: Iterator[Piece]) -> Piece:
+    """All of a program in one piece."""
+    return Piece(*(np.concatenate(column) for column in zip(*pieces, strict=True)))
 
 
 def program_of(is_malloc: np.ndarray, alloc: np.ndarray, size: np.ndarray) -> Program:
@@ -167,32 +189,36 @@ def _iteration(layers: list[Layer], scale: float = 1.0) -> tuple[np.ndarray, ...
     return np.array(tape.is_malloc), np.array(tape.alloc), np.array(tape.size, np.int64)
 
 
-def _train(n_ops: int, seed: int, lengths: int) -> Program:
+def _train(n_ops: int, seed: int, lengths: int) -> Iterator[Piece]:
     rng = np.random.default_rng(seed)
     layers = _model(rng)
     variants = [_iteration(layers, 0.5 + 0.5 * (k + 1) / lengths) for k in range(lengths)]
     persistent = _log_uniform(rng, KiB, 64 * MiB, 400)  # weights and optimizer state
-    is_malloc = [np.ones(len(persistent), bool)]
-    alloc, size = [np.arange(len(persistent))], [persistent]
+    yield Piece(np.ones(len(persistent), bool), np.arange(len(persistent)), persistent)
     n_allocs = total = len(persistent)
     while total < n_ops:
-        m, a, s = variants[rng.integers(lengths)]
-        is_malloc.append(m)
-        alloc.append(a + n_allocs)
-        size.append(s)
-        n_allocs += len(s)
-        total += len(m)
-    return program_of(np.concatenate(is_malloc), np.concatenate(alloc), np.concatenate(size))
+        is_malloc, alloc, size = variants[rng.integers(lengths)]
+        yield Piece(is_malloc, alloc + n_allocs, size)
+        n_allocs += len(size)
+        total += len(is_malloc)
+
+
+def _train_alike(n_ops: int, seed: int = 0) -> Iterator[Piece]:
+    return _train(n_ops, seed, 1)
+
+
+def _train_var(n_ops: int, seed: int = 1) -> Iterator[Piece]:
+    return _train(n_ops, seed, LENGTHS)
 
 
 def train(n_ops: int, seed: int = 0) -> Program:
     """Whole iterations of one length, at least n_ops ops."""
-    return _train(n_ops, seed, 1)
+    return program_of(*joined(_train_alike(n_ops, seed)))
 
 
 def train_var(n_ops: int, seed: int = 1) -> Program:
     """Whole iterations of random lengths, at least n_ops ops."""
-    return _train(n_ops, seed, LENGTHS)
+    return program_of(*joined(_train_var(n_ops, seed)))
 
 
 # --- populations that come and go -----------------------------------------------------------------
@@ -216,22 +242,24 @@ class Population:
 
 
 @kernel
-def _churn(draws, share, target, window, n_sizes, is_malloc, alloc, kind, rank):
+def _churn(
+    draws, share, target, window, n_sizes, live, n_live, n_allocs, is_malloc, alloc, kind, rank
+):
     """Mallocs and frees of populations; fills the ops and, per allocation, its size's place.
 
     Args:
         draws: shape (n, 3) uniform in [0, 1); which population, malloc or free, which one.
         share: shape (P,) cumulative shares.
         target, window, n_sizes: shape (P,).
+        live, n_live: shape (P, most) and (P,); live allocations of each, and how many; modified.
+        n_allocs: allocations made before.
         is_malloc, alloc: shape (n,), filled.
-        kind, rank: shape (n,), filled with population and size number of each allocation.
+        kind, rank: shape (n,), filled with population and size number of each new allocation.
 
     Returns:
-        Number of allocations.
+        Number of allocations made so far.
     """
-    live = np.zeros((target.size, 4 * target.max() + 8), np.int64)
-    n_live = np.zeros(target.size, np.int64)
-    n_allocs = 0
+    first = n_allocs
     for i in range(draws.shape[0]):
         p = 0
         while draws[i, 0] >= share[p]:
@@ -240,8 +268,8 @@ def _churn(draws, share, target, window, n_sizes, is_malloc, alloc, kind, rank):
         if m == 0 or draws[i, 1] < 0.5 + 0.5 * (target[p] - m) / target[p]:
             is_malloc[i] = True
             alloc[i] = n_allocs
-            kind[n_allocs] = p
-            rank[n_allocs] = int(draws[i, 2] * n_sizes[p])
+            kind[n_allocs - first] = p
+            rank[n_allocs - first] = int(draws[i, 2] * n_sizes[p])
             live[p, m] = n_allocs
             n_live[p] = m + 1
             n_allocs += 1
@@ -257,77 +285,90 @@ def _churn(draws, share, target, window, n_sizes, is_malloc, alloc, kind, rank):
 
 def _populate(
     n_ops: int, rng: np.random.Generator, populations: list[Population]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(is_malloc, alloc, size) of n_ops ops of populations that start empty."""
-    is_malloc, alloc = np.zeros(n_ops, bool), np.zeros(n_ops, np.int64)
-    kind, rank = np.zeros(n_ops, np.int64), np.zeros(n_ops, np.int64)
+) -> Iterator[Piece]:
+    """n_ops ops of populations that start empty."""
     share = np.cumsum([p.share for p in populations])
     share[-1] = 1.0
     n_sizes = np.array([len(p.sizes) for p in populations])
-    n = _churn(
-        rng.random((n_ops, 3)),
-        share,
-        np.array([p.target for p in populations]),
-        np.array([p.window for p in populations]),
-        n_sizes,
-        is_malloc,
-        alloc,
-        kind,
-        rank,
-    )
     first = np.cumsum(n_sizes) - n_sizes
     sizes = np.concatenate([p.sizes for p in populations])
-    return is_malloc, alloc, sizes[first[kind[:n]] + rank[:n]]
+    target = np.array([p.target for p in populations])
+    window = np.array([p.window for p in populations])
+    live = np.zeros((len(populations), 4 * target.max() + 8), np.int64)
+    n_live = np.zeros(len(populations), np.int64)
+    n_allocs = 0
+    for done in range(0, n_ops, DRAWN):
+        n = min(DRAWN, n_ops - done)
+        is_malloc, alloc = np.zeros(n, bool), np.zeros(n, np.int64)
+        kind, rank = np.zeros(n, np.int64), np.zeros(n, np.int64)
+        before = n_allocs
+        n_allocs = _churn(
+            rng.random((n, 3)), share, target, window, n_sizes, live, n_live, before,
+            is_malloc, alloc, kind, rank,
+        )  # fmt: skip
+        made = n_allocs - before
+        yield Piece(is_malloc, alloc, sizes[first[kind[:made]] + rank[:made]])
 
 
-def serve(n_ops: int, seed: int = 2) -> Program:
-    """4,000 cache blocks of 2, 4 and 8 MiB, and 60 short-lived blocks of 3,000 sizes."""
+def _serve(n_ops: int, seed: int = 2) -> Iterator[Piece]:
     rng = np.random.default_rng(seed)
     churn = _log_uniform(rng, 512, 128 * MiB, 3000)
-    return program_of(
-        *_populate(
-            n_ops,
-            rng,
-            [
-                Population(0.1, 4000, np.array([2, 4, 8]) * MiB),
-                Population(0.9, 60, churn, window=8),
-            ],
-        )
+    return _populate(
+        n_ops,
+        rng,
+        [
+            Population(0.1, 4000, np.array([2, 4, 8]) * MiB),
+            Population(0.9, 60, churn, window=8),
+        ],
     )
 
 
-def random_sizes(n_ops: int, seed: int = 4, live: int = 20_000) -> Program:
-    """`live` blocks of up to 20,000 sizes between 512 bytes and 16 MiB, any of them freed next."""
+def _random_sizes(n_ops: int, seed: int = 4, live: int = 20_000) -> Iterator[Piece]:
     rng = np.random.default_rng(seed)
     sizes = _log_uniform(rng, 512, 16 * MiB, 20_000)
-    return program_of(*_populate(n_ops, rng, [Population(1.0, live, sizes)]))
+    return _populate(n_ops, rng, [Population(1.0, live, sizes)])
 
 
-def _pinned(n_ops: int, seed: int, size: int, step: int, gaps: int) -> Program:
+def _gaps(n_ops: int, seed: int, size: int, step: int, gaps: int) -> Iterator[Piece]:
     """Blocks of size, size + step, ... with a live block after each; all freed, then churn."""
     rng = np.random.default_rng(seed)
     sizes = size + step * np.arange(gaps)
     pin = MiB + 512  # the next malloc cannot have the gap beside it as well
     order = rng.permutation(gaps)
     laid = np.stack([sizes[order], np.full(gaps, pin)], axis=1).ravel()
-    freed = 2 * rng.permutation(gaps)
+    yield Piece(np.ones(2 * gaps, bool), np.arange(2 * gaps), laid)
+    yield Piece(np.zeros(gaps, bool), 2 * rng.permutation(gaps), laid[:0])
     n_churn = max(0, n_ops - 3 * gaps)
-    is_malloc, alloc, churned = _populate(n_churn, rng, [Population(1.0, gaps // 8, sizes)])
-    return program_of(
-        np.concatenate([np.ones(2 * gaps, bool), np.zeros(gaps, bool), is_malloc]),
-        np.concatenate([np.arange(2 * gaps), freed, 2 * gaps + alloc]),
-        np.concatenate([laid, churned]),
-    )
+    for piece in _populate(n_churn, rng, [Population(1.0, gaps // 8, sizes)]):
+        yield piece._replace(alloc=piece.alloc + 2 * gaps)
+
+
+def _pinned(n_ops: int, seed: int = 5, gaps: int = GAPS) -> Iterator[Piece]:
+    return _gaps(n_ops, seed, 1536 * KiB, 1536, gaps)
+
+
+def _kvsame(n_ops: int, seed: int = 6, gaps: int = GAPS) -> Iterator[Piece]:
+    return _gaps(n_ops, seed, 2 * MiB, 0, gaps)
+
+
+def serve(n_ops: int, seed: int = 2) -> Program:
+    """4,000 cache blocks of 2, 4 and 8 MiB, and 60 short-lived blocks of 3,000 sizes."""
+    return program_of(*joined(_serve(n_ops, seed)))
+
+
+def random_sizes(n_ops: int, seed: int = 4, live: int = 20_000) -> Program:
+    """`live` blocks of up to 20,000 sizes between 512 bytes and 16 MiB, any of them freed next."""
+    return program_of(*joined(_random_sizes(n_ops, seed, live)))
 
 
 def pinned(n_ops: int, seed: int = 5, gaps: int = GAPS) -> Program:
     """`gaps` free blocks of different sizes that cannot merge; a few are in use at any time."""
-    return _pinned(n_ops, seed, 1536 * KiB, 1536, gaps)
+    return program_of(*joined(_pinned(n_ops, seed, gaps)))
 
 
 def kvsame(n_ops: int, seed: int = 6, gaps: int = GAPS) -> Program:
     """`gaps` free blocks of one size that cannot merge; a few are in use at any time."""
-    return _pinned(n_ops, seed, 2 * MiB, 0, gaps)
+    return program_of(*joined(_kvsame(n_ops, seed, gaps)))
 
 
 PATTERNS: dict[str, Callable[..., Program]] = {
@@ -337,4 +378,13 @@ PATTERNS: dict[str, Callable[..., Program]] = {
     "random": random_sizes,
     "pinned": pinned,
     "kvsame": kvsame,
+}
+# The same piece by piece.
+PIECES: dict[str, Callable[..., Iterator[Piece]]] = {
+    "train": _train_alike,
+    "train_var": _train_var,
+    "serve": _serve,
+    "random": _random_sizes,
+    "pinned": _pinned,
+    "kvsame": _kvsame,
 }

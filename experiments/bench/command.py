@@ -125,13 +125,13 @@ def measure_all(n_ops: int, quick: bool) -> dict[str, Any]:
         for name, measured in (
             ("cores", lambda: by_cores(n_ops, RUNS)),
             ("live_blocks", lambda: by_live_blocks(n_ops, RUNS, tens)),
-            ("free_blocks", lambda: by_free_blocks(n_ops, RUNS, tens[:3])),
+            ("free_blocks", lambda: by_free_blocks(n_ops, RUNS, tens[:4])),
             ("length", lambda: by_length(RUNS, (*tens, 10**7)[-len(tens) :])),
         ):
             report[name] = measured()
             advance()
     report["hooks"] = hooks_beside_native(n_ops, RUNS)
-    report["lines"] = many_lines(200 if quick else 1000)
+    report["lines"] = many_lines(200 if quick else 4000)
     report["peak_memory_bytes"] = peak_memory_bytes()
     return report
 
@@ -145,6 +145,7 @@ def geometric_mean(values: list[float]) -> float:
 
 def _show(report: dict[str, Any]) -> None:
     from ..screen import say, table, verdict
+    from .targets import targets_of
 
     ratios = [s.ratio for s in report["patterns"].values() if s.ratio is not None]
     words = f"{min(ratios):.1f} to {max(ratios):.1f} times as fast as std::set" if ratios else ""
@@ -171,6 +172,13 @@ def _show(report: dict[str, Any]) -> None:
     for reason in (report["pytorch_reason"], report["cpp_set_reason"]):
         if reason:
             say(reason)
+    say()
+    table(
+        "what was aimed at",
+        ["what", "aim", "reached", ""],
+        [[what, aim, reached, "" if is_met else "NO"]
+         for what, aim, reached, is_met in targets_of(report)],
+    )  # fmt: skip
     say()
     lines, per_second = report["lines"], report["recorded_events_per_second"]
     say(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .command import HEAD, TEXTS, cell, cells_of
+from .targets import growth_of, targets_of
 
 MiB = 1 << 20
 
@@ -24,6 +25,16 @@ def page_of(report: dict[str, Any]) -> str:
     texts = " ".join(f"*{name}*: {text}." for name, text in TEXTS.items())
     machine = report["machine"]
     parts = [_HEAD.format(**machine, events=report["events"], runs=report["runs"], texts=texts)]
+    parts.append(
+        _table(
+            "What was aimed at",
+            ["what", "aim", "reached", ""],
+            [
+                [what, aim, reached, "yes" if is_met else "**no**"]
+                for what, aim, reached, is_met in targets_of(report)
+            ],
+        )
+    )
     for title, kind in (("Synthetic patterns", "patterns"), ("Recordings, tiled", "recorded")):
         rows = [
             [name, *(cell(x, 0, d) for x, d in cells_of(speed))]
@@ -60,13 +71,17 @@ def page_of(report: dict[str, Any]) -> str:
             for r in report[key]
         ]
         parts.append(_table(title, [first, "tightfit ns", "std::set ns", "memory MiB"], rows))
+        if key != "length":
+            plot = "\n".join(growth_of(report[key], column))
+            parts.append(f"```text\n{plot}\n```\n")
     lines, first = report["lines"], report["first_replay_s"]
     each = lines["seconds"] / lines["lines"] * 1e3
     parts.append(
         f"""## Lines and compiling
 
 {lines["lines"]:,} different lines on {lines["recording"]} ({lines["events"]:,} events each) took
-{lines["seconds"]:.2f} s on {lines["threads"]} threads: {each:.2f} ms a line.
+{lines["seconds"]:.2f} s on {lines["threads"]} threads: {each:.2f} ms a line; on one thread
+{lines["seconds_on_one"]:.2f} s.
 
 A first replay takes {first["cold"]:.1f} s while the kernel compiles, once per machine and
 version; after that {first["warm"]:.2f} s, beside {first["import"]:.2f} s of imports;

@@ -12,6 +12,7 @@ from typing import Any
 
 from ...policies.native import replay_native
 from ...policies.pytorch import PYTORCH
+from ...sim.packing import pack
 from ...sim.replay import replay
 from ...sim.settings import Settings
 from ...traces.history import lift
@@ -19,9 +20,11 @@ from ...traces.load import load
 from ...traces.synthetic import PATTERNS, pinned, random_sizes, train
 from ...traces.units import MiB
 from .cases import RECORDINGS, RULES
+from .tiling import tile
 from .timing import Case, Speed, make_case, measure
 
-LINES_TRACE = "gpt_checkpoint.default.npz"
+LINES_TRACE, LINES_EVENTS = "gpt_checkpoint.default.npz", 23_000
+DIVISIONS = (0, 2, 4, 8, 16)  # roundup_power2_divisions of many_lines
 
 _FIRST_REPLAY = """
 import time
@@ -71,7 +74,7 @@ def by_live_blocks(n_ops: int, runs: int, counts: tuple[int, ...]) -> list[dict[
     for live in counts:
         program = random_sizes(n_ops + 3 * live, live=live)
         case = make_case(f"random_{live}", program, Settings(), RULES)
-        rows.append({"live": live, **_row(measure(case, RULES, runs, reference=False))})
+        rows.append({"live": live, **_row(measure(case, RULES, runs, slow=False))})
     return rows
 
 
@@ -80,7 +83,7 @@ def by_free_blocks(n_ops: int, runs: int, counts: tuple[int, ...]) -> list[dict[
     rows = []
     for gaps in counts:
         case = make_case(f"pinned_{gaps}", pinned(n_ops + 3 * gaps, gaps=gaps), Settings(), RULES)
-        rows.append({"free": gaps - gaps // 8, **_row(measure(case, RULES, runs, reference=False))})
+        rows.append({"free": gaps - gaps // 8, **_row(measure(case, RULES, runs, slow=False))})
     return rows
 
 
@@ -89,7 +92,7 @@ def by_length(runs: int, lengths: tuple[int, ...]) -> list[dict[str, Any]]:
     rows = []
     for n in lengths:
         case = make_case(f"train_{n}", train(n), Settings(), RULES)
-        rows.append(_row(measure(case, RULES, runs, reference=False)))
+        rows.append(_row(measure(case, RULES, runs, slow=False)))
     return rows
 
 
@@ -103,27 +106,36 @@ def _row(speed: Speed) -> dict[str, Any]:
 
 
 def many_lines(n: int) -> dict[str, Any]:
-    """Replay one shipped recording under n lines that differ, on all cores."""
-    from ...sim.packing import pack
+    """Replay one shipped recording under n lines that differ, on one core and on all.
 
-    recording = load(RECORDINGS / LINES_TRACE)
-    packed = pack(lift(recording, 0))
-    lines = [Settings(max_split_size=20 * MiB + k * MiB) for k in range(n)]
+    Returns:
+        the recording, its events, the number of lines; and seconds by number of threads.
+    """
+    packed = pack(tile(lift(load(RECORDINGS / LINES_TRACE), 0), LINES_EVENTS))
+    lines = [
+        Settings(max_split_size=20 * MiB + k * MiB, roundup_divisions=(divisions,) * 16)
+        for k in range(-(-n // len(DIVISIONS)))
+        for divisions in DIVISIONS
+    ][:n]
 
     def work(settings: Settings) -> int:
         return replay_native(packed, settings, RULES).stats["reserved_bytes.all.peak"]
 
-    work(lines[0])
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        start = time.perf_counter()
-        list(pool.map(work, lines))
-        seconds = time.perf_counter() - start
+    for line in lines[: len(DIVISIONS)]:
+        work(line)
+    seconds = {}
+    for threads in sorted({1, os.cpu_count() or 1}):
+        with ThreadPoolExecutor(threads) as pool:
+            start = time.perf_counter()
+            list(pool.map(work, lines))
+            seconds[threads] = time.perf_counter() - start
     return {
         "recording": LINES_TRACE,
         "events": packed.program.n_ops,
-        "lines": n,
-        "threads": os.cpu_count() or 1,
-        "seconds": seconds,
+        "lines": len(lines),
+        "threads": max(seconds),
+        "seconds": seconds[max(seconds)],
+        "seconds_on_one": seconds[1],
     }
 
 

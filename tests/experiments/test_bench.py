@@ -127,7 +127,7 @@ def test_without_a_compiler_the_column_is_empty(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(CompilerMissing, match="g\\+\\+"):
         library()
     case = make_case("serve", PATTERNS["serve"](2000), Settings(), RULES)
-    speed = measure(case, RULES, runs=1, reference=False)
+    speed = measure(case, RULES, runs=1, slow=False)
     assert speed.cpp_set_ns is None and speed.ratio is None
     assert speed.tightfit_ns > 0
 

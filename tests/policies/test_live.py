@@ -164,7 +164,7 @@ def test_what_is_returned_is_unmapped_and_comes_back_empty() -> None:
         c.empty_cache()
         assert c.stat("mapped_bytes.current") == c.stat("reserved_bytes.all.current") == 0
         again = c.alloc(3 * MiB)
-        assert again == first
+        assert again is not None and again == first
         assert ctypes.string_at(again, 3 * MiB).count(0) == 3 * MiB
 
 

@@ -42,12 +42,13 @@ def options(**values: int) -> np.ndarray:
 
 def test_the_default_line_is_plain_and_expandable_segments_have_their_own_code() -> None:
     assert assumption(options(), False, False) is PLAIN
+    assert assumption(options(max_split=20 * MiB), False, False) is PLAIN
     assert assumption(options(expandable=1), True, False) is EXPANDING
 
 
 @pytest.mark.parametrize(
     "values",
-    [{"gc": 1}, {"ages": 1}, {"track": 1}, {"mixed": 1}, {"max_split": 20 * MiB},
+    [{"gc": 1}, {"ages": 1}, {"track": 1}, {"mixed": 1},
      {"tie": TIE_BLOCK}],
 )  # fmt: skip
 def test_an_option_that_is_on_leaves_no_assumption(values: dict[str, int]) -> None:

@@ -83,13 +83,13 @@ def test_a_fraction_limits_memory_before_the_driver_is_asked() -> None:
     assert play(s, Settings(per_process_memory_fraction=0.1)).first_oom_op == -1
 
 
-def test_the_limit_is_rounded_from_2_10_on() -> None:
+def test_the_limit_is_rounded_from_2_13_on() -> None:
     s = Script()
     s.malloc(10 * MiB)
     settings = Settings(per_process_memory_fraction=0.1)
     device = Device(100 * MiB - 5)  # a tenth is half a byte less than 10 MiB
-    assert play(s, settings, "2.10", device=device).first_oom_op == -1
-    assert play(s, settings, "2.9", device=device).first_oom_op == 0
+    assert play(s, settings, "2.13", device=device).first_oom_op == -1
+    assert play(s, settings, "2.12", device=device).first_oom_op == 0
 
 
 def test_throwing_on_oom_rejects_without_the_recovery_chain() -> None:

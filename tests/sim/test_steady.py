@@ -145,6 +145,18 @@ def test_training_ends_in_the_same_state(
     assert differences(short, whole) == []
 
 
+@pytest.mark.parametrize("share", [0.99, 0.9, 0.6])
+def test_a_replay_that_looks_ahead_ends_at_the_first_failure_too(share: float) -> None:
+    packed = pack(PATTERNS["train"](300_000))
+    rules = release("2.15")
+    need = replay_native(packed, Settings(), rules).stats["allocated_bytes.all.peak"]
+    device = Device(int(need * share) // MiB * MiB)
+    short = replay_native(packed, Settings(), rules, device, track=True, layout=True)
+    whole = replay_native(packed, Settings(), rules, device, track=True, layout=True, skip=False)
+    assert differences(short, whole) == []
+    assert whole.stats["num_ooms"] == 1
+
+
 def test_training_is_skipped_almost_whole(skipped: list[int]) -> None:
     packed = pack(PATTERNS["train"](1_000_000))
     for settings in (LINES["default"], LINES["expandable"]):
