@@ -64,13 +64,13 @@ FAULTS = (
     ),
     Fault(
         "a block of exactly max_split_size serves small requests",
-        "policies/pytorch.py", "if s.size[b] >= max_split:", "if s.size[b] > max_split:",
+        "sim/plan.py", "np.where(need < most, most, np.", "np.where(need < most, most + 1, np.",
     ),
     Fault(
         "max_non_split_rounding is exceeded by nothing",
-        "policies/pytorch.py",
-        "elif s.size[b] >= need + s.opt[MAX_NON_SPLIT_ROUNDING]:",
-        "elif s.size[b] > need + s.opt[MAX_NON_SPLIT_ROUNDING]:",
+        "sim/plan.py",
+        "np.minimum(need, HUGE - rounding) + rounding)",
+        "np.minimum(need, HUGE - rounding) + rounding + 1)",
     ),
     Fault(
         "the memory limit may not be reached",
@@ -135,7 +135,7 @@ FAULTS = (
     ),
     Fault(
         "a free block's age counts from the start of the run",
-        "sim/index.py", "    if s.opt[AGES] != 0:\n", "    if s.opt[AGES] > 1:\n",
+        "sim/index.py", "    if keeps_ages(s):\n", "    if keeps_ages(s) > 1:\n",
     ),
     Fault(
         "a line set at run time switches off the flags it leaves out",
