@@ -64,13 +64,13 @@ FAULTS = (
     ),
     Fault(
         "a block of exactly max_split_size serves small requests",
-        "sim/plan.py", "np.where(need < most, most, np.", "np.where(need < most, most + 1, np.",
+        "sim/plan.py", "requests.need < most, most, np", "requests.need < most, most + 1, np",
     ),
     Fault(
         "max_non_split_rounding is exceeded by nothing",
         "sim/plan.py",
-        "np.minimum(need, HUGE - rounding) + rounding)",
-        "np.minimum(need, HUGE - rounding) + rounding + 1)",
+        "np.minimum(requests.need, HUGE - rounding) + rounding",
+        "np.minimum(requests.need, HUGE - rounding) + rounding + 1",
     ),
     Fault(
         "the memory limit may not be reached",
