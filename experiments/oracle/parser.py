@@ -19,10 +19,11 @@ from typing import Any
 from ...sim.release import Release, release
 from ...sim.settings import OFF
 from ...sim.settings_parser import FAR, MOST_MB, WRAPPED_ROUNDING, Parser
-from ...traces.errors import PolicyError, TightfitError, VerificationError
+from ...traces.errors import PolicyError, VerificationError
 from ...traces.units import MiB
-from ..screen import Column, emit_json, progress, say, table, verdict, warn
+from ..screen import Column, progress, say, table
 from .build import build_program
+from .releases import answer, prove_each, say_failures
 from .wheels import find_wheel
 from .wild_lines import wild_line
 
@@ -233,39 +234,22 @@ def prove_lines(
         advance(len(lines))
 
 
-def run_lines(
-    versions: list[str], n: int, seed: int, wheels: Path | None, as_json: bool
-) -> tuple[bool, bool, bool]:
+def run_lines(versions: list[str], n: int, seed: int, wheels: Path | None, as_json: bool) -> None:
     """Compare n lines with each release, and report.
 
-    Returns:
-        Whether a line was read otherwise, whether it was interrupted, and whether a release failed.
+    Raises:
+        typer.Exit: as releases.answer does.
     """
-    proofs: list[Lines] = []
-    interrupted = False
-    for version in versions:
-        proofs.append(proof := Lines(version, seed))
-        try:
-            with progress(n, f"torch {version}, lines") as advance:
-                prove_lines(proof, n, wheels, advance=advance)
-        except KeyboardInterrupt:
-            interrupted = True
-            break
-        except TightfitError as error:
-            if len(versions) == 1:
-                raise
-            proof.failure = str(error)
-            warn(f"tightfit: {error}")
-    if as_json:
-        emit_json({"verdict": _verdict(proofs), "interrupted": interrupted, "releases": proofs})
-    else:
-        _report(proofs, interrupted)
-    return (
-        any(p.differences for p in proofs), interrupted, any(p.failure for p in proofs)
-    )  # fmt: skip
+
+    def prove(proof: Lines) -> None:
+        with progress(n, f"torch {proof.torch}, lines") as advance:
+            prove_lines(proof, n, wheels, advance=advance)
+
+    proofs, interrupted = prove_each([Lines(version, seed) for version in versions], prove)
+    answer(proofs, interrupted, _verdict, _show, as_json)
 
 
-def _verdict(proofs: list[Lines]) -> str:
+def _verdict(proofs: Sequence[Lines]) -> str:
     lines = sum(p.accepted + p.refused for p in proofs)
     wrong = sum(len(p.differences) for p in proofs)
     if not lines:
@@ -274,10 +258,7 @@ def _verdict(proofs: list[Lines]) -> str:
     return f"DIFFERENT: {wrong} of {what}" if wrong else f"THE SAME: {what}, every value"
 
 
-def _report(proofs: list[Lines], interrupted: bool) -> None:
-    verdict(_verdict(proofs))
-    if interrupted:
-        say("interrupted: what was compared until then counts")
+def _show(proofs: Sequence[Lines]) -> None:
     table(
         "",
         [
@@ -294,8 +275,7 @@ def _report(proofs: list[Lines], interrupted: bool) -> None:
     )  # fmt: skip
     for name, count in sum((p.excluded for p in proofs), Counter[str]()).items():
         say(f"left open, {count}: {name}")
+    say_failures(proofs)
     for proof in proofs:
-        if proof.failure:
-            say(f"torch {proof.torch} was not compared to the end: {proof.failure}")
         for line, words in proof.differences:
             print(f"torch {proof.torch}: {line!r}: {words}")

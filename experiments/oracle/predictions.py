@@ -10,11 +10,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ...sim.release import Release, release
-from ..screen import Column, emit_json, progress, say, table, verdict, warn
+from ..screen import Column, progress, say, table
 from .build import build_driver
 from .commands import Case
 from .fuzz import Difference
 from .predict import Prediction, predict
+from .releases import answer, prove_each, say_difference, say_failures
 from .run import Answer, run_cases
 from .shrink import shrink
 from .triples import Ask, Triple, random_triple, run_triples, triple_to_text
@@ -147,40 +148,23 @@ def _again(triple: Triple, rules: Release, ask: Ask) -> Prediction:
 
 def run_predictions(
     versions: list[str], n: int, seed: int, wheels: Path | None, as_json: bool
-) -> tuple[bool, bool, bool]:
+) -> None:
     """Predict n triples in all, spread over the releases, and report.
 
-    Returns:
-        Whether a prediction was wrong, whether it was interrupted, and whether a release failed.
+    Raises:
+        typer.Exit: as releases.answer does.
     """
-    from ...traces.errors import TightfitError
+    share = {v: n // len(versions) + (k < n % len(versions)) for k, v in enumerate(versions)}
 
-    proofs: list[Predictions] = []
-    interrupted = False
-    for k, version in enumerate(versions):
-        share = n // len(versions) + (k < n % len(versions))
-        proofs.append(proof := Predictions(version, seed))
-        try:
-            with progress(share, f"torch {version}, triples") as advance:
-                prove_predictions(proof, share, wheels, advance)
-        except KeyboardInterrupt:
-            interrupted = True
-            break
-        except TightfitError as error:
-            if len(versions) == 1:
-                raise
-            proof.failure = str(error)
-            warn(f"tightfit: {error}")
-    if as_json:
-        emit_json({"verdict": _verdict(proofs), "interrupted": interrupted, "releases": proofs})
-    else:
-        _report(proofs, interrupted)
-    return (
-        any(p.differences for p in proofs), interrupted, any(p.failure for p in proofs)
-    )  # fmt: skip
+    def prove(proof: Predictions) -> None:
+        with progress(share[proof.torch], f"torch {proof.torch}, triples") as advance:
+            prove_predictions(proof, share[proof.torch], wheels, advance)
+
+    proofs, interrupted = prove_each([Predictions(version, seed) for version in versions], prove)
+    answer(proofs, interrupted, _verdict, _show, as_json)
 
 
-def _verdict(proofs: list[Predictions]) -> str:
+def _verdict(proofs: Sequence[Predictions]) -> str:
     triples = sum(p.triples for p in proofs)
     wrong = sum(len(p.differences) for p in proofs)
     if not triples:
@@ -195,10 +179,7 @@ def _verdict(proofs: list[Predictions]) -> str:
     return f"WRONG: {wrong} {what}" if wrong else f"RIGHT: none differs {what}"
 
 
-def _report(proofs: list[Predictions], interrupted: bool) -> None:
-    verdict(_verdict(proofs))
-    if interrupted:
-        say("interrupted: what was predicted until then counts")
+def _show(proofs: Sequence[Predictions]) -> None:
     table(
         "",
         [
@@ -218,12 +199,7 @@ def _report(proofs: list[Predictions], interrupted: bool) -> None:
         say(f"compared up to a point, {n} ({n / triples:.1%}): no recording shows {name}")
     for name, n in sum((p.defects for p in proofs), Counter[str]()).most_common():
         say(f"not compared, {n} ({n / triples:.1%}): a known defect of PyTorch: {name}")
+    say_failures(proofs)
     for proof in proofs:
-        if proof.failure:
-            say(f"torch {proof.torch} was not compared to the end: {proof.failure}")
-        for difference in proof.differences:
-            say()
-            say(f"torch {proof.torch}, {difference.name}:")
-            for words in difference.words[:5]:
-                say(words)
-            print(f"triple: {difference.case}")
+        for found in proof.differences:
+            say_difference(proof.torch, found.name, found.words, "triple", found.case)

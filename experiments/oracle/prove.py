@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ...traces.errors import TightfitError
 from ..options import MAIN_PATH_SECONDS, AsJson
 
 if TYPE_CHECKING:
     from .fuzz import Proof
 
 SECONDS = 30.0  # per release, if nothing else is asked for
-BAD_INPUT, INTERRUPTED = 2, 130
 
 
 def prove(
@@ -106,9 +105,10 @@ def prove(
     With --predictions the programs are recorded under one line and device, and what the recording
     says about another line and device is held against what the real allocator does there.
     """
-    from ..screen import announce_compiling, emit_json, progress, warn
+    from ..screen import announce_compiling, progress, warn
     from .fuzz import Proof, fuzz
     from .ledger import append, next_seed, read
+    from .releases import answer, prove_each
     from .wheels import RELEASES
 
     announce_compiling(MAIN_PATH_SECONDS)
@@ -120,59 +120,34 @@ def prove(
     if predictions is not None:
         from .predictions import run_predictions
 
-        _end(*run_predictions(versions, predictions, seed or 0, wheels, as_json))
+        run_predictions(versions, predictions, seed or 0, wheels, as_json)
         return
     if lines is not None:
         from .parser import run_lines
 
-        _end(*run_lines(versions, lines, seed or 0, wheels, as_json))
+        run_lines(versions, lines, seed or 0, wheels, as_json)
         return
-    proofs: list[Proof] = []
-    interrupted = False
     known = read(log) if log is not None else []
-    for version in versions:
-        proof = Proof(version, next_seed(known, version) if seed is None else seed)
-        proofs.append(proof)
-        try:
-            if events is not None:
-                with progress(events, f"torch {version}, events") as advance:
-                    fuzz(proof, seconds=seconds, events=events, wheels=wheels, advance=advance)
-            else:
-                warn(f"torch {version}: comparing for {seconds:g} s")
-                fuzz(proof, seconds=seconds, events=None, wheels=wheels)
-        except KeyboardInterrupt:
-            interrupted = True
-            break
-        except TightfitError as error:
-            if len(versions) == 1:
-                raise
-            proof.failure = str(error)
-            warn(f"tightfit: {error}")
-        finally:
-            if log is not None:
-                append(log, proof)
-    if as_json:
-        emit_json({"verdict": _verdict(proofs), "interrupted": interrupted, "releases": proofs})
-    else:
-        _report(proofs, interrupted)
-    _end(
-        any(proof.differences for proof in proofs),
-        interrupted,
-        any(proof.failure for proof in proofs),
+
+    def compare(proof: Proof) -> None:
+        if events is not None:
+            with progress(events, f"torch {proof.torch}, events") as advance:
+                fuzz(proof, seconds=seconds, events=events, wheels=wheels, advance=advance)
+        else:
+            warn(f"torch {proof.torch}: comparing for {seconds:g} s")
+            fuzz(proof, seconds=seconds, events=None, wheels=wheels)
+
+    def note(proof: Proof) -> None:
+        if log is not None:
+            append(log, proof)
+
+    proofs, interrupted = prove_each(
+        [Proof(v, next_seed(known, v) if seed is None else seed) for v in versions], compare, note
     )
+    answer(proofs, interrupted, _verdict, _show, as_json)
 
 
-def _end(is_different: bool, interrupted: bool, failed: bool) -> None:
-    """Leave with the exit code of what happened."""
-    if is_different:
-        raise typer.Exit(1)
-    if interrupted:
-        raise typer.Exit(INTERRUPTED)
-    if failed:
-        raise typer.Exit(BAD_INPUT)
-
-
-def _verdict(proofs: list[Proof]) -> str:
+def _verdict(proofs: Sequence[Proof]) -> str:
     events = sum(proof.events for proof in proofs)
     programs = sum(proof.programs for proof in proofs)
     found = sum(len(proof.differences) for proof in proofs)
@@ -185,12 +160,10 @@ def _verdict(proofs: list[Proof]) -> str:
     return f"THE SAME: no difference to PyTorch's own allocator in {compared}"
 
 
-def _report(proofs: list[Proof], interrupted: bool) -> None:
-    from ..screen import Column, say, table, verdict
+def _show(proofs: Sequence[Proof]) -> None:
+    from ..screen import Column, say, table
+    from .releases import say_difference, say_failures
 
-    verdict(_verdict(proofs))
-    if interrupted:
-        say("interrupted: what was compared until then counts")
     table(
         "",
         [
@@ -205,17 +178,12 @@ def _report(proofs: list[Proof], interrupted: bool) -> None:
             for p in proofs
         ],
     )  # fmt: skip
+    say_failures(proofs)
     for proof in proofs:
-        if proof.failure:
-            say(f"torch {proof.torch} was not compared to the end: {proof.failure}")
         for name, n in sorted(proof.excluded.items()):
             say(
                 f"torch {proof.torch}: {n} programs reach a known defect of PyTorch and were "
                 f"compared up to there: {name}"
             )
-        for difference in proof.differences:
-            say()
-            say(f"torch {proof.torch}, {difference.name}:")
-            for words in difference.words[:5]:
-                say(words)
-            print(f"case: {difference.case}")
+        for found in proof.differences:
+            say_difference(proof.torch, found.name, found.words, "case", found.case)
