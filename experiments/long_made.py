@@ -14,10 +14,11 @@ from ..traces.long_packer import LongPacker
 from ..traces.long_program import LongProgram
 from ..traces.long_trace import PIECE
 from ..traces.long_write import LongWriter
+from ..traces.made_up_recording import LACKS
 from ..traces.pattern_recording import DESCRIPTIONS
 from ..traces.program import Program
 from ..traces.recording import Finding, Recording
-from ..traces.serving import LACKS, Workload
+from ..traces.serving import Workload
 from ..traces.synthetic import PIECES, Piece
 from ..traces.units import format_bytes
 from ..traces.whole_file import replacing

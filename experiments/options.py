@@ -80,3 +80,23 @@ DeviceIndex = Annotated[
         show_default=False,
     ),
 ]
+StandIn = Annotated[
+    str | None,
+    typer.Option(
+        "--stand-in",
+        metavar="GPU",
+        help="Without a GPU: run the CUDA build of PyTorch on a stand-in for this one, e.g. "
+        "h100-80g; `tightfit record --stand-in list` shows which there are.",
+        show_default=False,
+    ),
+]
+CudaBuild = Annotated[
+    str | None,
+    typer.Option(
+        "--torch",
+        metavar="V",
+        help="With --stand-in: full version of the CUDA build (default: the installed one if it is "
+        "one, else 2.15.0, fetched once).",
+        show_default=False,
+    ),
+]

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from .foreign_rows import ALLOC, FREE, recording
-from .made_up import made_up_addresses
+from .made_up_recording import made_up_recording
 from .program import Op
 from .recording import Finding, Recording
-from .serving import LACKS
 from .synthetic import PATTERNS
 from .units import format_bytes
 
@@ -36,22 +34,14 @@ def make_pattern(name: str, events: int, seed: int) -> Recording:
     program = PATTERNS[name](events, seed)
     is_alloc = program.op[:events] == Op.MALLOC
     alloc = program.arg[:events].astype(np.int64)
-    size = program.req_size[program.request][alloc]
-    columns = {
-        "kind": np.where(is_alloc, ALLOC, FREE).astype(np.uint8),
-        "device": np.zeros(events, np.int16),
-        "addr": made_up_addresses(alloc, is_alloc, size),
-        "size": size,
-        "stream": np.zeros(events, np.int64),
-        "time": np.zeros(events, np.int64),
-    }
-    peak = int(np.cumsum(np.where(is_alloc, size, -size)).max(initial=0))
-    text = (
-        f"synthetic: {name} ({DESCRIPTIONS[name]}), seed {seed}; peak requested "
-        f"{format_bytes(peak)}"
-    )
+
+    def findings(peak: int) -> list[Finding]:
+        text = (
+            f"synthetic: {name} ({DESCRIPTIONS[name]}), seed {seed}; peak requested "
+            f"{format_bytes(peak)}"
+        )
+        return [Finding("synthetic", events, text)]
+
     made_from = {"workload": name, "seed": seed, "events": events}
-    findings = [Finding("synthetic", events, text)]
-    out = recording(columns, f"{name}.npz", {"synthetic": made_from}, findings, LACKS)
-    out.settings = {"synthetic": f"{name}, seed {seed}, {events:,} events"}
-    return out
+    size = program.req_size[program.request][alloc]
+    return made_up_recording(made_from, is_alloc, alloc, size, findings)

@@ -21,9 +21,8 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from .foreign_rows import ALLOC, FREE, recording
 from .jit import inline, kernel
-from .made_up import made_up_addresses
+from .made_up_recording import made_up_recording
 from .recording import Finding, Recording
 from .requests import Requests
 from .synthetic import Piece, joined
@@ -42,11 +41,6 @@ PIECE = 1 << 18  # events made at a time
 PREFIXES = 4096  # prompts whose KV is kept at once, at most
 REUSED = 0.3  # share of requests that begin like an earlier one ...
 FRESH = 0.25  # ... and the share of their prompt that is new
-
-LACKS = (
-    "this program is made up and no allocator has run it: there is nothing to check a replay "
-    "against, and the settings are taken to be the defaults"
-)
 
 
 @dataclass(frozen=True)
@@ -373,17 +367,4 @@ def make_workload(
     """
     made = Workload(name, requests, events, seed, model)
     is_alloc, alloc, size_of = joined(made.pieces())
-    size = size_of[alloc]
-    columns = {
-        "kind": np.where(is_alloc, ALLOC, FREE).astype(np.uint8),
-        "device": np.zeros(events, np.int16),
-        "addr": made_up_addresses(alloc, is_alloc, size),
-        "size": size,
-        "stream": np.zeros(events, np.int64),
-        "time": np.zeros(events, np.int64),
-    }
-    peak = int(np.cumsum(np.where(is_alloc, size, -size)).max(initial=0))
-    findings = made.findings(peak)
-    out = recording(columns, f"{name}.npz", {"synthetic": made.made_from}, findings, LACKS)
-    out.settings = {"synthetic": f"{name}, seed {seed}, {events:,} events"}
-    return out
+    return made_up_recording(made.made_from, is_alloc, alloc, size_of[alloc], made.findings)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..options import MAIN_PATH_SECONDS, AsJson, Force
+from ..options import MAIN_PATH_SECONDS, AsJson, CudaBuild, Force, StandIn
 
 if TYPE_CHECKING:
     from ..policy_check import Report
@@ -73,24 +73,8 @@ def live(
         int,
         typer.Option("--operations", min=1000, help="With --check: random operations of a claim."),
     ] = 110_000,
-    stand_in: Annotated[
-        str | None,
-        typer.Option(
-            "--stand-in",
-            metavar="GPU",
-            help="Without a GPU: run the program on a stand-in, as tightfit record does.",
-            show_default=False,
-        ),
-    ] = None,
-    torch: Annotated[
-        str | None,
-        typer.Option(
-            "--torch",
-            metavar="V",
-            help="With --stand-in: full version of the CUDA build.",
-            show_default=False,
-        ),
-    ] = None,
+    stand_in: StandIn = None,
+    torch: CudaBuild = None,
     out: Annotated[
         Path | None,
         typer.Option(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..options import READER_SECONDS, AsJson, Force
+from ..options import READER_SECONDS, AsJson, CudaBuild, Force, StandIn
 
 if TYPE_CHECKING:
     from ...traces.provenance import Origin
@@ -56,26 +56,8 @@ def record(
             show_default=False,
         ),
     ] = None,
-    stand_in: Annotated[
-        str | None,
-        typer.Option(
-            "--stand-in",
-            metavar="GPU",
-            help="Without a GPU: run the CUDA build of PyTorch on a stand-in for this one, e.g. "
-            "h100-80g; 'list' shows which there are.",
-            show_default=False,
-        ),
-    ] = None,
-    torch: Annotated[
-        str | None,
-        typer.Option(
-            "--torch",
-            metavar="V",
-            help="Full version of the CUDA build (default: the installed one if it is one, else "
-            "2.15.0, fetched once).",
-            show_default=False,
-        ),
-    ] = None,
+    stand_in: StandIn = None,
+    torch: CudaBuild = None,
     conf: Annotated[
         str | None,
         typer.Option(

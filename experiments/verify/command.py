@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..options import MAIN_PATH_SECONDS, AsJson, DeviceIndex, Torch
+from ..options import MAIN_PATH_SECONDS, AsJson, DeviceIndex, StandIn, Torch
 
 if TYPE_CHECKING:
     from .lines import Line
@@ -30,15 +30,7 @@ def verify(
             show_default=False,
         ),
     ] = None,
-    stand_in: Annotated[
-        str | None,
-        typer.Option(
-            "--stand-in",
-            metavar="GPU",
-            help="Without a GPU: PyTorch's real allocator over a stand-in for this one.",
-            show_default=False,
-        ),
-    ] = None,
+    stand_in: StandIn = None,
     out: Annotated[
         Path, typer.Option("-o", "--out", metavar="DIR", help="For sheets and finished pieces.")
     ] = Path("verified"),
