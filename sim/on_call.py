@@ -101,4 +101,6 @@ def uninterrupted() -> Iterator[None]:
 
 def _raise_failure() -> None:
     if _failed:
-        raise _failed.pop()
+        first = _failed[0]  # the others followed from it
+        _failed.clear()
+        raise first

@@ -73,7 +73,7 @@ def _distances(events: np.ndarray, end: int, give_back: Callable[[int, int], Non
             seen += 1
             if len(out) == DISTANCES or seen == OCCURRENCES:
                 return out
-        give_back(low, high)
+        give_back(low, end)  # whatever the system mapped around what was read, too
         high = low
     return out
 

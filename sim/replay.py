@@ -12,6 +12,7 @@ from .assumed import NOTHING, Assumed, assumption
 from .costs import work_of
 from .device import Device
 from .engine import play
+from .on_call import uninterrupted
 from .packing import Packed
 from .plan import Plan, build_plan, plan_of
 from .policy import Policy
@@ -273,9 +274,10 @@ class _Player:
         while self.at < end and not self.ended:
             begin, stop = self.at, self.packed.end_of_piece(self.at, end)
             events = self.packed.events[:stop]
-            self.at = int(
-                play(self.policy, self.assumed, events, begin, self.state, self.rows, self.out)
-            )
+            with uninterrupted():  # the kernel may come to doors
+                self.at = int(
+                    play(self.policy, self.assumed, events, begin, self.state, self.rows, self.out)
+                )
             self.packed.give_back(begin, self.at)
             f = STATE.views(self.state)
             g, opt = f["g"], f["opt"]

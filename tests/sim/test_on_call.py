@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +16,7 @@ import pytest
 
 from tightfit.sim.on_call import TABLE_AT, door, uninterrupted
 from tightfit.sim.state import HUGE, SPARES_NEEDED, STATE, TABLE_SIZE
+from tightfit.traces.jit import JIT
 
 KIND = ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * 3)
 PLACE = 5
@@ -79,3 +82,27 @@ def test_ctrl_c_waits_until_compiled_code_has_returned() -> None:
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+REPLAY_WITHOUT_A_COMPILER = """
+from tightfit.policies.native import replay_native
+from tightfit.sim import apart
+from tightfit.sim.packing import pack
+from tightfit.sim.release import release
+from tightfit.sim.settings import Settings
+from tightfit.traces.synthetic import serve
+
+def broken(name):
+    raise RuntimeError(f"cannot compile {name}")
+
+apart._function = broken
+replay_native(pack(serve(100)), Settings(), release("2.15"))
+"""
+
+
+@pytest.mark.skipif(not JIT, reason="nothing is compiled here")
+def test_a_replay_raises_what_a_door_could_not() -> None:
+    command = [sys.executable, "-c", REPLAY_WITHOUT_A_COMPILER]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.rstrip().endswith("RuntimeError: cannot compile obtain")
