@@ -81,17 +81,19 @@ class Packed:
 
 
 @kernel
-def _pack(op, arg, request, req_pool, n_start, n_pools, events):
+def _pack(op, arg, request, req_pool, n_start, events, slot, spare, released):
     """Fill `events`; returns (number of slots, most allocations held).
 
     A slot is the lowest free number, so that a program that repeats itself has events that do.
+    Scratch comes from outside: making an array takes Numba a third of a second to compile.
+
+    Args:
+        slot: of each allocation, 0 at first.
+        spare: one longer; a binary heap of freed slot numbers.
+        released: of each pool, 0 at first.
     """
-    n_allocs = request.size
-    slot = np.zeros(n_allocs, np.int64)
-    spare = np.empty(n_allocs + 1, np.int64)  # binary heap of freed slot numbers
     m = 0
     top = 1
-    released = np.zeros(n_pools, np.uint8)
     for a in range(n_start):
         slot[a] = top
         top += 1
@@ -140,7 +142,7 @@ def pack(program: Program, keep_start: bool = True) -> Packed:
         keep_start: start from the recorded layout; False = place its live allocations anew, in
             allocation order, as ordinary mallocs before the first op.
     """
-    n_start = program.n_start
+    n_start, n_allocs = program.n_start, len(program.request)
     events = np.empty(program.n_ops, np.int64)
     n_slots, most = _pack(
         program.op,
@@ -148,8 +150,10 @@ def pack(program: Program, keep_start: bool = True) -> Packed:
         program.request,
         program.req_pool,
         n_start,
-        len(program.pools),
         events,
+        np.zeros(n_allocs, np.int64),
+        np.empty(n_allocs + 1, np.int64),
+        np.zeros(len(program.pools), np.uint8),
     )
     start_slot = np.arange(1, n_start + 1, dtype=np.int64)
     prefix = 0

@@ -1,11 +1,16 @@
 """Where compiled kernels are kept, and that a stale one is never used."""
 
+import gc
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numba
 import pytest
+from numba.extending import overload
+
+from tightfit.traces import jit
 
 KERNELS = """
 from tightfit.traces.jit import helper, inline, kernel
@@ -93,8 +98,6 @@ def test_without_compilation_functions_stay_plain(run):
 
 
 def test_the_hash_covers_every_floor(tmp_path, monkeypatch):
-    from tightfit.traces import jit
-
     for floor in jit.FLOORS:
         (tmp_path / floor).mkdir()
         (tmp_path / floor / "a.py").write_text("x = 1")
@@ -106,3 +109,25 @@ def test_the_hash_covers_every_floor(tmp_path, monkeypatch):
         after = jit.source_hash.__wrapped__()
         assert after != before
         before = after
+
+
+@pytest.mark.skipif(not jit.JIT, reason="nothing is compiled")
+def test_nobody_looks_for_garbage_while_numba_compiles():
+    looked = []
+
+    def marked(x):
+        raise NotImplementedError
+
+    @overload(marked)
+    def resolve(x):
+        looked.append(gc.isenabled())
+        return lambda x: x + 1
+
+    @numba.njit
+    def call(x):
+        return marked(x)
+
+    assert gc.isenabled()
+    assert call(1) == 2
+    assert looked == [False]
+    assert gc.isenabled()
