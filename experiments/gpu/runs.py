@@ -6,14 +6,16 @@ import argparse
 import datetime
 import json
 import shlex
+import signal
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from ...traces.errors import ConfigError, TightfitError
 from ...traces.whole_file import replacing
-from ..verify.check_trace import check_trace
+from ..verify.check_trace import NoDevice, check_trace
 from ..verify.cost_table import cost_table, measure_costs, write_table
 from ..verify.lines import EXPANDABLE, Line, read_plan
 from ..verify.machine import Machine, ask_once, find_machine
@@ -59,30 +61,61 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--pack-into", type=Path, metavar="DIR", help="few files for all results")
     asked = parser.parse_args(argv)
     names = list(SECONDS) if asked.run == "all" else [asked.run]
-    clock = Clock(asked.budget)
-    answers = []
+    # As Ctrl-C does: what was started is ended, and what there is is bundled.
+    before = signal.signal(signal.SIGTERM, _stop)
     try:
         if asked.run == "compare":
             return _compare(asked.paths, asked.out)
         machine = find_machine(asked.stand_in, asked.torch)
-        for name in names:
-            allowed = SECONDS.get(name, 480.0) if asked.budget is None else clock.left
-            if allowed <= 0:
-                print(f"{name}: not begun, the time is up; the same command goes on", flush=True)
-                answers.append(1)
-                continue
-            out = asked.out / name if asked.run == "all" else asked.out
-            out.mkdir(parents=True, exist_ok=True)
-            if asked.run == "all":
-                print(f"== {name}", flush=True)
-                allowed = min(allowed, SECONDS[name] * 1.5)
-            answers.append(_carry_out(name, asked, machine, out, Clock(allowed)))
+        return _carry_all_out(names, asked, machine)
     except TightfitError as error:
         print(f"run.py: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("run.py: stopped; the same command goes on from here", file=sys.stderr)
+        return 130
     finally:
-        if asked.pack_into:
+        if asked.pack_into and asked.out.is_dir():
             pack(asked.out, asked.pack_into)
+        signal.signal(signal.SIGTERM, before)
+
+
+def _stop(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _carry_all_out(names: Sequence[str], asked: argparse.Namespace, machine: Machine) -> int:
+    """Carry runs out one after another; one that fails keeps none of the others from its turn.
+
+    Raises:
+        TightfitError: the only run failed, or there is no device.
+    """
+    clock = Clock(asked.budget)
+    answers = []
+    for name in names:
+        allowed = SECONDS.get(name, 480.0) if asked.budget is None else clock.left
+        if allowed <= 0:
+            print(f"{name}: not begun, the time is up; the same command goes on", flush=True)
+            answers.append(1)
+            continue
+        out = asked.out
+        if len(names) > 1:
+            out = asked.out / name
+            print(f"== {name}", flush=True)
+            allowed = min(allowed, SECONDS[name] * 1.5)
+        out.mkdir(parents=True, exist_ok=True)
+        begun = time.monotonic()
+        try:
+            answers.append(_carry_out(name, asked, machine, out, Clock(allowed)))
+        except TightfitError as error:
+            if len(names) == 1 or isinstance(error, NoDevice):
+                raise
+            print(f"{name}: {error}", flush=True)
+            answers.append(2)
+        if len(names) > 1:
+            print(f"{name}: {time.monotonic() - begun:.0f} s", flush=True)
+            if asked.pack_into:  # a call that is killed loses one run's files at the most
+                pack(asked.out, asked.pack_into)
     return max(answers, default=0)
 
 
