@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from ...traces.errors import ConfigError, TightfitError
 from ...traces.whole_file import replacing
@@ -44,6 +45,7 @@ SECONDS = {
     "gpt_varlen": 330, "cnn": 270, "decoding": 330,
 }  # fmt: skip
 OTHER = ("verify", "program", "compare")  # runs of things that are named
+PAST = "calls.json"  # of `all`: how each call of a run went
 
 
 def main(argv: Sequence[str]) -> int:
@@ -87,6 +89,9 @@ def _stop(number: int, frame: object) -> None:
 def _carry_all_out(names: Sequence[str], asked: argparse.Namespace, machine: Machine) -> int:
     """Carry runs out one after another; one that fails keeps none of the others from its turn.
 
+    Of several, one that an earlier call finished is passed over: working its verdict out again
+    would take seconds of the device's time. Named alone it is judged anew.
+
     Raises:
         TightfitError: the only run failed, or there is no device.
     """
@@ -104,33 +109,52 @@ def _carry_all_out(names: Sequence[str], asked: argparse.Namespace, machine: Mac
             print(f"== {name}", flush=True)
             allowed = min(allowed, SECONDS[name] * 1.5)
         out.mkdir(parents=True, exist_ok=True)
+        past = _past(out / PAST, machine) if len(names) > 1 else []
+        if past and past[-1]["finished"]:
+            print(f"{name}: done by an earlier call, exit code {past[-1]['code']}", flush=True)
+            answers.append(past[-1]["code"])
+            continue
         begun = time.monotonic()
         try:
-            answers.append(_carry_out(name, asked, machine, out, Clock(allowed)))
+            code, finished = _carry_out(name, asked, machine, out, Clock(allowed))
         except TightfitError as error:
             if len(names) == 1 or isinstance(error, NoDevice):
                 raise
             print(f"{name}: {error}", flush=True)
-            answers.append(2)
+            code, finished = 2, False
+        answers.append(code)
         if len(names) > 1:
-            print(f"{name}: {time.monotonic() - begun:.0f} s", flush=True)
+            seconds = time.monotonic() - begun
+            print(f"{name}: {seconds:.0f} s", flush=True)
+            call = {"stand_in": machine.stand_in, "seconds": seconds, "code": code,
+                    "finished": finished}  # fmt: skip
+            _write(out / PAST, {"calls": [*past, call]})
             if asked.pack_into:  # a call that is killed loses one run's files at the most
                 pack(asked.out, asked.pack_into)
     return max(answers, default=0)
 
 
+def _past(path: Path, machine: Machine) -> list[dict[str, Any]]:
+    """What earlier calls of a run came to on this kind of machine, oldest first."""
+    try:
+        calls = json.loads(path.read_text(encoding="utf-8"))["calls"]
+    except (OSError, ValueError):
+        return []
+    return [call for call in calls if call["stand_in"] == machine.stand_in]
+
+
 def _carry_out(
     name: str, asked: argparse.Namespace, machine: Machine, out: Path, clock: Clock
-) -> int:
-    """Carry one run out."""
+) -> tuple[int, bool]:
+    """Carry one run out; return its exit code, and whether nothing of it is left to do."""
     if name == "costs":
-        return _costs(machine, out, clock)
+        return _costs(machine, out, clock), True
     if name == "habits":
-        return _habits(machine, out, clock)
+        return _habits(machine, out, clock), True
     if name == "recordings":
         there, wanted = record_all(machine, out, clock, lambda s: print(s, flush=True), asked.only)
         print(f"{there} of {wanted} recordings")
-        return 0 if there == wanted else 1
+        return int(there != wanted), there == wanted
     if name in WORKLOADS or name == "program":
         command = [machine.python, str(HERE / "programs.py"), name]
         if name == "program":
@@ -140,10 +164,12 @@ def _carry_out(
         result = run_workload(command, machine, out / "pieces", clock.left)
         write_workload(result, command, name, out)
         print("\n".join(describe(result, name)), flush=True)
-        return 0 if result.verdict == "confirmed" else 1
+        return int(result.verdict != "confirmed"), result.finished
+    if name == "verify" and not asked.paths:
+        raise ConfigError("verify: found no trace, expected one or several")
     traces = asked.paths if name == "verify" else [DATA / f"{t}.npz" for t in CHECKS[name]]
     verdicts = [_checked(trace, asked.conf, machine, out, clock) for trace in traces]
-    return 0 if verdicts and set(verdicts) == {"confirmed"} else 1
+    return int(set(verdicts) != {"confirmed"}), "unfinished" not in verdicts
 
 
 def _costs(machine: Machine, out: Path, clock: Clock) -> int:

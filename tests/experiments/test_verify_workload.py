@@ -71,6 +71,21 @@ def test_a_line_under_which_the_program_failed_is_run_once_only(
     assert result.facts["gpu"] == "H100" and len(result.facts["recording_sha256"]) == 64
 
 
+def test_another_text_of_a_script_is_another_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script, asked = tmp_path / "train.py", set()
+
+    def answer(command: Any, machine: Any, pieces: Pieces, *rest: Any) -> None:
+        asked.add(pieces.path("", "record"))
+
+    monkeypatch.setattr(workload, "_run", answer)
+    for text in ("one", "two", "two"):
+        script.write_text(text)
+        workload.run_workload(["python", str(script)], Machine(), tmp_path / "pieces")
+    assert len(asked) == 2
+
+
 def test_a_sheet_for_people_stands_beside_the_figures(tmp_path: Path) -> None:
     facts = {"gpu": "H100", "torch": "2.15.0", "total": 80 * GiB, "recording_sha256": "cd" * 32}
     broken = replace(measured("ladder", 1), peaks=[], step_ns=[], failed=["status -6"])
