@@ -16,6 +16,7 @@ from typing import Any
 
 from ...traces.errors import ConfigError, TightfitError
 from ...traces.whole_file import replacing
+from ..verify.accepted import accept_lines, release_of
 from ..verify.check_trace import NoDevice, check_trace
 from ..verify.cost_table import cost_table, measure_costs, write_table
 from ..verify.lines import EXPANDABLE, Line, read_plan
@@ -212,8 +213,23 @@ def _compare(folders: Sequence[Path], out: Path) -> int:
 def _checked(
     trace: Path, conf: Sequence[str] | None, machine: Machine, out: Path, clock: Clock
 ) -> str:
-    """Check one trace, write its sheet and return the verdict."""
-    sheet = check_trace(trace, _lines(trace, conf), machine, out / "pieces", clock.left)
+    """Check one trace, write its sheet and return the verdict.
+
+    Raises:
+        NoDevice: V0 alone could be checked, and was.
+    """
+    lines = _lines(trace, conf)
+    try:
+        sheet = check_trace(trace, lines, machine, out / "pieces", clock.left)
+    except NoDevice:
+        found = accept_lines(lines, release_of(trace, None))
+        print(f"V0 ONLY: {trace.name}, lines put to {found.parser}", flush=True)
+        for line in lines:
+            said = (
+                f"refused: {found.refused[line.conf]}" if line.conf in found.refused else "accepted"
+            )
+            print(f"  {line.conf or '(default)'}: {said}", flush=True)
+        raise
     write_sheet(sheet, out, trace.name.removesuffix(".npz"))
     print(sheet.headline, flush=True)
     for line in sheet.lines:
