@@ -60,6 +60,7 @@ class Measured:
         retries: calls that had to give cached memory back, over all runs.
         failed: why a run of it failed; that answer is kept, and the line is not run again.
         ratio, low, high: step time against the default's, and its 95 % bootstrap interval.
+        sm_mhz: clock of the multiprocessors at the end of each run; 0 = not told.
     """
 
     conf: str
@@ -72,6 +73,7 @@ class Measured:
     ratio: float | None = None
     low: float | None = None
     high: float | None = None
+    sm_mhz: list[int] = field(default_factory=list)
 
     @property
     def peak(self) -> int:
@@ -229,6 +231,7 @@ def run_workload(
             [step_time(a) for a in answers[conf]],
             sum(a["stats"]["num_alloc_retries"] for a in answers[conf]),
             failed[conf],
+            sm_mhz=[a.get("sm_mhz", 0) for a in answers[conf]],
         )
         for conf, role in roles.items() if answers[conf] or failed[conf]
     ]  # fmt: skip
