@@ -54,6 +54,7 @@ def test_a_program_that_ends_leaves_one_file_named_after_it(here: Path, capsys: 
     assert recorded["script"] == "train.py" and len(recorded["script_sha256"]) == 64
     assert recorded["torch"] == "2.15.0+made.up" and recorded["mode"] == "gpu"
     assert recorded["devices"]["0"]["total_bytes"] == 4 << 30
+    assert recorded["devices"]["0"]["free_bytes"] == 1
     assert recorded["devices"]["0"]["stats"] == {"num_device_alloc": 2, "retries": 0}
     assert sorted(p.suffix for p in here.iterdir() if p.is_file()) == [".npz", ".py"]
 
