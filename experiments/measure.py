@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from threading import Lock
 
@@ -25,6 +23,7 @@ from ..sim.state import HUGE, MAX_NON_SPLIT_ROUNDING, MAX_SPLIT
 from ..traces.units import MiB, round_up
 from .outcome import Outcome
 from .outcome_cache import OutcomeCache, identity
+from .share_out import share_out
 from .subject import Subject
 from .worth import Worth
 
@@ -99,29 +98,23 @@ class Bench:
         todo = [(k, s) for k, s in new.items() if k not in self.seen]
         todo.sort(key=lambda item: item[0] not in first)
 
-        def work(item: tuple[bytes, Settings]) -> tuple[bytes, list[Outcome] | None]:
+        def work(item: tuple[bytes, Settings]) -> None:
             key, settings = item
             outcomes: list[Outcome] = []
             for k, subject in enumerate(self.subjects):
                 bound = HUGE if key in first else worth.bound(self._requested(k))
                 outcome = self._outcome(subject, settings, bound)
                 if outcome is None:
-                    return key, None
+                    break
                 outcomes.append(outcome)
-            if key in counted:
-                with self._lock:
-                    worth.note(outcomes)
-            return key, outcomes
+            with self._lock:
+                if len(outcomes) == len(self.subjects):
+                    self.seen[key] = outcomes
+                    if key in counted:
+                        worth.note(outcomes)
+                advance()
 
-        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-            try:
-                for key, outcomes in pool.map(work, todo):
-                    if outcomes is not None:
-                        self.seen[key] = outcomes
-                    advance()
-            except KeyboardInterrupt:
-                pool.shutdown(cancel_futures=True)
-                raise
+        share_out(work, todo)
 
     def distinct(self, lines: Iterable[Settings]) -> list[Settings]:
         """The first line of each behaviour on these subjects."""

@@ -7,6 +7,7 @@ import numpy as np
 from ..traces.event_words import MALLOC, MALLOC_REVIVES, OP_MASK, SLOT_SHIFT
 from ..traces.jit import kernel
 from ..traces.program import LAYOUT_BLOCK_COLUMNS, LAYOUT_SEGMENT_COLUMNS, Layout
+from .memory import Fields
 from .packing import Packed
 from .plan import Plan
 from .state import (
@@ -37,15 +38,17 @@ def follow(heads, following, ids):
     return n
 
 
-def chains(buffer: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def chains(f: Fields) -> tuple[np.ndarray, np.ndarray]:
     """Every block of a state, segment by segment.
+
+    Args:
+        f: the fields of the state's buffer.
 
     Returns:
         ids: shape (n,); segments and reservations in address order, the blocks of each (unmapped
             ranges included) in address order too.
         head: shape (n,) bool; the first block of each.
     """
-    f = STATE.views(buffer)
     top = int(f["g"][HIGHEST_ID]) + 1
     tag = f["tag"][1:top]
     heads = np.flatnonzero(((tag & STATE_MASK) != DEAD) & (f["prev"][1:top] == 0)) + 1
@@ -60,7 +63,7 @@ def chains(buffer: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def read_layout(buffer: np.ndarray, plan: Plan, packed: Packed, n_played: int) -> Layout:
     """Return the segments and blocks a state holds after n_played events, in address order."""
     f = STATE.views(buffer)
-    ids, head = chains(buffer)
+    ids, head = chains(f)
     state = f["tag"][ids] & STATE_MASK
     expandable = (f["tag"][ids] & IS_EXPANDABLE) != 0
     chain = np.cumsum(head) - 1

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .memory import Fields
 from .packing import Packed
 from .period import Period
 from .plan import Plan
@@ -58,10 +59,14 @@ from .state import (
 )
 from .stats import VALUES
 
-# How often states are compared: a look costs about as much as this many events, so that looking in
-# vain costs a tenth at most.
-LEAST_EVENTS, EVENTS_PER_BLOCK = 16384, 8
-MOST_LOOKS = 32  # a state that has not recurred by then is not expected to
+# What looking costs, in events that could have been played instead: a glance at the counters, and a
+# mark of a whole state, which also costs PER_BLOCK for each block.
+GLANCE, MARK, PER_BLOCK = 1024, 4096, 5
+# Looking ends when it has cost this share of the stretch: a look soon, as it can save most of it,
+# and further ones.
+SOON, SHARE = 1 / 2, 1 / 10
+# Looks are at least so many events apart, and further after each so many in vain.
+UNIT, LOOKS, FURTHER = 512, 8, 4
 # Counters that a cycle adds to. What is not named here is the same again, or a peak.
 ADDED = [
     DEVICE_ALLOCS, DEVICE_FREES, ALLOC_RETRIES, OOMS, SYNCS, OOM_REJECTIONS, NEXT_ADDRESS,
@@ -87,11 +92,10 @@ class Mark:
     clock: np.ndarray
 
 
-def take_mark(buffer: np.ndarray, packed: Packed, plan: Plan) -> Mark:
-    """Look at a state; two with equal forms have the same future up to names."""
-    f = STATE.views(buffer)
-    ids, head = chains(buffer)
-    tag = f["tag"][ids]
+def take_mark(f: Fields, packed: Packed, plan: Plan) -> Mark:
+    """Look at a state's fields; two with equal forms have the same future up to names."""
+    ids, head = chains(f)
+    tag, order = f["tag"][ids], f["order"][ids]
     is_used = tag & STATE_MASK == USED
     slots = f["slot"][: packed.n_slots]
     owner = np.zeros(len(f["tag"]), np.int64)
@@ -109,7 +113,7 @@ def take_mark(buffer: np.ndarray, packed: Packed, plan: Plan) -> Mark:
         f["lane"][ids],
         np.where(is_used, owner[ids], 0),
         np.where(is_used, f["asked"][ids], 0),
-        np.unique(f["order"][ids], return_inverse=True)[1],
+        np.unique(order, return_inverse=True)[1] if order.any() else order,
         np.array(pending, np.int64),
         pools[:, [FREEABLE, HELD]],
         f["g"][SAME],
@@ -137,34 +141,40 @@ def skip_ahead(
     Returns:
         How many events were skipped; the run goes on that much later than where it was played to.
     """
-    buffer = play_to(period.start)
-    if buffer is None:
-        return 0
-    at_once = max(LEAST_EVENTS, EVENTS_PER_BLOCK * int(STATE.views(buffer)["g"][HIGHEST_ID]))
-    unit = -(-at_once // period.length) * period.length
-    n_units = period.length * period.repeats // unit
-    if n_units < 4:
-        return 0
-    mark, marked, power = take_mark(buffer, packed, plan), 0, 1
-    for i in range(1, min(n_units, MOST_LOOKS)):
-        buffer = play_to(period.start + i * unit)
+    stretch = period.length * period.repeats
+    unit = -(-UNIT // period.length)  # in periods, as `at` and `marked`
+    at = marked = looks = spent = 0
+    power, mark = 1, None
+    while at + unit < period.repeats:
+        at += unit
+        buffer = play_to(period.start + at * period.length)
         if buffer is None:
             return 0
-        if np.array_equal(STATE.views(buffer)["g"][SAME], mark.g[SAME]):
-            now = take_mark(buffer, packed, plan)
-            if all(map(np.array_equal, mark.form, now.form)):
-                cycles = (n_units - i) // (i - marked)
-                _advance(buffer, plan, mark, now, cycles)
-                return cycles * (i - marked) * unit
-        if i - marked == power:
-            power *= 2
-            mark, marked = take_mark(buffer, packed, plan), i
+        f = STATE.views(buffer)
+        g = f["g"]
+        is_due = at - marked >= power * unit
+        spent += GLANCE
+        if is_due or (mark is not None and np.array_equal(g[SAME], mark.g[SAME])):
+            spent += MARK + PER_BLOCK * int(g[HIGHEST_ID])
+            if spent > stretch * (SHARE if looks > 1 else SOON):
+                return 0
+            now = take_mark(f, packed, plan)
+            if mark is not None and all(map(np.array_equal, mark.form, now.form)):
+                cycles = (period.repeats - at) // (at - marked)
+                _advance(f, plan, mark, now, cycles)
+                return cycles * (at - marked) * period.length
+            if is_due:
+                power *= 1 if mark is None else 2
+                mark, marked = now, at
+        looks += 1
+        if looks % LOOKS == 0:
+            unit *= FURTHER
+            power = 1
     return 0
 
 
-def _advance(buffer: np.ndarray, plan: Plan, mark: Mark, now: Mark, cycles: int) -> None:
+def _advance(f: Fields, plan: Plan, mark: Mark, now: Mark, cycles: int) -> None:
     """Let a state that has just come round a cycle come round some more."""
-    f = STATE.views(buffer)
     f["g"][ADDED] += cycles * (now.g[ADDED] - mark.g[ADDED])
     added = cycles * (now.stat - mark.stat)
     for part in (VALUES.index("allocated"), VALUES.index("freed")):
@@ -172,11 +182,14 @@ def _advance(buffer: np.ndarray, plan: Plan, mark: Mark, now: Mark, cycles: int)
     pools = f["pool"][: plan.pools.size].reshape(-1, POOL_WORDS)
     ticks = cycles * (now.clock - mark.clock)
     pools[:, CLOCK] += ticks
-    ids, head = chains(buffer)
+    has_moved = not np.array_equal(mark.base, now.base)
+    if not (ticks.any() or has_moved):
+        return
+    ids, head = chains(f)
     lane = f["lane"][ids].astype(np.int64)
     f["born"][ids] += ticks[plan.lanes[lane, POOL]].astype(np.int32)
-    moved = (_addresses(mark, now, cycles) - now.base)[np.cumsum(head) - 1]
-    if moved.any():
+    if has_moved:
+        moved = (_addresses(mark, now, cycles) - now.base)[np.cumsum(head) - 1]
         f["addr"][ids] += moved
         tag = f["tag"][ids]
         page = np.where(tag & OLD_PAGE, plan.lanes[lane, START_PAGE], plan.lanes[lane, PAGE])

@@ -19,6 +19,7 @@ from ...traces.history import lift
 from ...traces.load import load
 from ...traces.synthetic import PATTERNS, pinned, random_sizes, train
 from ...traces.units import MiB
+from ..share_out import share_out
 from .cases import RECORDINGS, RULES
 from .tiling import tile
 from .timing import Case, Speed, make_case, measure
@@ -125,10 +126,9 @@ def many_lines(n: int) -> dict[str, Any]:
         work(line)
     seconds = {}
     for threads in sorted({1, os.cpu_count() or 1}):
-        with ThreadPoolExecutor(threads) as pool:
-            start = time.perf_counter()
-            list(pool.map(work, lines))
-            seconds[threads] = time.perf_counter() - start
+        start = time.perf_counter()
+        share_out(work, lines, threads)
+        seconds[threads] = time.perf_counter() - start
     return {
         "recording": LINES_TRACE,
         "events": packed.program.n_ops,

@@ -17,7 +17,6 @@ from tightfit.policies.catalogue import POLICIES
 from tightfit.policies.live_bytes import peak_live_bytes
 from tightfit.policies.native import replay_native
 from tightfit.policies.playing import play_policy
-from tightfit.sim import steady
 from tightfit.sim.device import Device
 from tightfit.sim.packing import Packed, pack, packed_long
 from tightfit.sim.period import find_period
@@ -32,7 +31,7 @@ from tightfit.traces.units import MiB
 
 from .. import strategies as make
 from .agreement import differences
-from .test_steady import repeated
+from .test_steady import eager, repeated  # noqa: F401 (a fixture)
 
 DATA = Path(__file__).resolve().parents[2] / "traces" / "data"
 
@@ -84,11 +83,8 @@ def test_random_programs_cut_anywhere(data: st.DataObject, tmp_path_factory: Any
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_repetitions_are_skipped_in_a_long_trace_too(
-    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(steady, "LEAST_EVENTS", 1)
-    monkeypatch.setattr(steady, "EVENTS_PER_BLOCK", 0)
+@pytest.mark.usefixtures("eager")
+def test_repetitions_are_skipped_in_a_long_trace_too(seed: int, tmp_path: Path) -> None:
     rng = random.Random(seed)
     program = repeated(seed, 30)
     settings = Settings(expandable_segments=rng.random() < 0.5)

@@ -53,6 +53,14 @@ def skipped(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seen
 
 
+@pytest.fixture
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looks cost nothing, so that even short programs are looked at often."""
+    for name in ("GLANCE", "MARK", "PER_BLOCK"):
+        monkeypatch.setattr(steady, name, 0)
+    monkeypatch.setattr(steady, "UNIT", 1)
+
+
 def both(packed: Packed, settings: Settings, rules: Release, device: Device) -> tuple[Run, Run]:
     options: dict[str, Any] = {"track": True, "layout": True, "stop_at_oom": False}
     whole = replay_native(packed, settings, rules, device, skip=False, **options)
@@ -104,11 +112,8 @@ def repeated(seed: int, times: int) -> Program:
 
 @pytest.mark.parametrize("seed", range(60))
 @pytest.mark.interpreted
-def test_a_random_repetition_ends_in_the_same_state(
-    seed: int, skipped: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(steady, "LEAST_EVENTS", 1)
-    monkeypatch.setattr(steady, "EVENTS_PER_BLOCK", 0)
+@pytest.mark.usefixtures("eager")
+def test_a_random_repetition_ends_in_the_same_state(seed: int) -> None:
     rng = random.Random(seed)
     program = repeated(seed, 40)
     settings = Settings(
@@ -124,9 +129,8 @@ def test_a_random_repetition_ends_in_the_same_state(
     assert short.work == whole.work
 
 
-def test_most_repetitions_are_skipped(skipped: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(steady, "LEAST_EVENTS", 1)
-    monkeypatch.setattr(steady, "EVENTS_PER_BLOCK", 0)
+@pytest.mark.usefixtures("eager")
+def test_most_repetitions_are_skipped(skipped: list[int]) -> None:
     for seed in range(30):
         replay_native(pack(repeated(seed, 40)), Settings(), release("2.15"))
     assert sum(n > 0 for n in skipped) > 25

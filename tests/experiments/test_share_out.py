@@ -1,0 +1,53 @@
+"""Every item is worked on once, whatever the number of threads; an error ends it."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from tightfit.experiments.share_out import share_out
+
+
+@pytest.mark.parametrize("threads", [1, 2, 7])
+def test_every_item_is_worked_on_once(threads: int) -> None:
+    seen: list[int] = []
+    share_out(seen.append, range(1000), threads)
+    assert sorted(seen) == list(range(1000))
+
+
+def test_items_are_taken_in_their_order() -> None:
+    seen: list[int] = []
+    share_out(seen.append, iter(range(100)), 1)
+    assert seen == list(range(100))
+
+
+def test_all_threads_work_at_once() -> None:
+    together = threading.Barrier(3, timeout=30)
+    share_out(lambda _: together.wait(), range(3), 3)
+
+
+def test_an_error_is_raised_and_further_items_are_left() -> None:
+    seen: list[int] = []
+
+    def work(k: int) -> None:
+        seen.append(k)
+        if k == 10:
+            raise ValueError("ten")
+
+    with pytest.raises(ValueError, match="ten"):
+        share_out(work, range(10_000), 2)
+    assert len(seen) < 10_000
+
+
+def test_interruption_leaves_what_was_not_begun() -> None:
+    seen: list[int] = []
+
+    def work(k: int) -> None:
+        seen.append(k)
+        if k == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        share_out(work, range(10_000), 1)
+    assert seen == list(range(6))
