@@ -109,6 +109,9 @@ def _run(words: list[str]) -> int:
     except typer.Exit as end:
         return end.exit_code
     except UsageError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # a group alone, like tightfit alone
+            print(error.format_message())
+            return OK
         _fail(_usage_message(error))
         return BAD_INPUT
     except TightfitError as error:

@@ -105,12 +105,16 @@ def _show(compared: list[TraceRows], gpu: Device, rules: str, costs_from: str) -
     from .screen import Column, say, table, verdict
 
     verdict(_verdict(compared, gpu))
+    # One unit for all tables and both columns: they are there to be compared.
+    sizes = [s for t in compared for r in t.rows
+             for s in (r.peak_reserved_bytes, r.peak_allocated_bytes)]  # fmt: skip
+    largest = max((s for s in sizes if s is not None), default=0)
     columns: list[str | Column] = [
         "",
         "policy",
-        Column("peak reserved", "bytes"),
+        Column("peak reserved", "bytes", largest),
         Column("above bound", "%"),
-        Column("peak allocated", "bytes"),
+        Column("peak allocated", "bytes", largest),
         "driver calls",
         Column("driver time", "ms"),
     ]

@@ -10,6 +10,7 @@ from pathlib import PurePath
 
 from ..traces.units import MiB
 from .comparison import Row, TraceRows, remarks
+from .screen import rounded
 
 HEADINGS = (
     "policy",
@@ -32,13 +33,13 @@ def _cells(row: Row) -> list[str]:
     if row.ooms:
         peak = f"OOM at {row.first_oom_event:,}"
     else:
-        peak = f"{(row.peak_reserved_bytes or 0) / MiB:,.1f}"
+        peak = rounded((row.peak_reserved_bytes or 0) / MiB, 1)
     return [
         row.policy + ("" if row.role == "policy" else f" ({row.role})"),
         peak,
-        "–" if row.above_bound is None else f"{100 * row.above_bound:.1f}",
+        "–" if row.above_bound is None else rounded(100 * row.above_bound, 1),
         "–" if calls is None else f"{calls:,}",
-        "–" if row.driver_seconds is None else f"{1e3 * row.driver_seconds:,.1f}",
+        "–" if row.driver_seconds is None else rounded(1e3 * row.driver_seconds, 1),
         "–" if row.alloc_retries is None else f"{row.alloc_retries:,}",
     ]
 
@@ -83,7 +84,7 @@ def latex(traces: Sequence[TraceRows], setting: str) -> str:
     """One tabular for each recording; wants the package booktabs."""
 
     def plain(text: str) -> str:
-        return "".join(_LATEX.get(c, c) for c in text).replace("–", "--")
+        return "".join(_LATEX.get(c, c) for c in text).replace("–", "--").replace("<", "$<$")
 
     out = []
     for trace in traces:

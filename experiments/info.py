@@ -95,6 +95,8 @@ def show(found: Summary, path: str) -> None:
         )
     note(found.findings)
     if any(d.entries for d in found.devices):
-        suggest(f"tightfit check {path}", f"tightfit tune {path}")
+        # Where nothing is known of the allocator's deeds there is nothing to check.
+        then = "compare" if nothing_said else "check"
+        suggest(f"tightfit {then} {path}", f"tightfit tune {path}")
     else:
         say("There is no history to replay: call torch.cuda.memory._record_memory_history() early.")

@@ -138,4 +138,7 @@ def show_claims(report: Report) -> None:
     for v in report.verdicts:
         if v.fault:
             say(f"{v.claim}: {v.fault}")
-    say(f"compiled in {report.compile_seconds:.1f} s (a second run finds it compiled)")
+    if report.compile_seconds:
+        say(f"compiled in {report.compile_seconds:.1f} s; a second run finds it compiled")
+    elif report.compile_seconds is not None:
+        say("compiled by an earlier run")

@@ -10,7 +10,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +18,7 @@ from ..policies.named import find_policy
 from ..policies.playing import AnyPolicy, play_policy
 from ..sim.packing import pack
 from ..traces.errors import PolicyError, TightfitError
+from ..traces.jit import watching_compiler
 from ..traces.script import Script
 from .screen import progress
 
@@ -30,12 +30,19 @@ PLAIN_SECONDS = 120  # until a trial counts as endless
 
 @dataclass(frozen=True)
 class Report:
-    """What became of every claim about a policy."""
+    """What became of every claim about a policy.
+
+    Attributes:
+        policy, source: what it is called, and where it is from.
+        verdicts: on the claims.
+        compile_seconds: what the compiler worked; 0 = an earlier run had compiled it, None = it
+            came to no compiling.
+    """
 
     policy: str
     source: str
     verdicts: list[Verdict]
-    compile_seconds: float
+    compile_seconds: float | None
 
     @property
     def holds(self) -> bool:
@@ -81,10 +88,10 @@ def check_policy(name: str, operations: int) -> Report:
     first = _plain_trial(name)
     if not first.holds:
         rest = [Verdict(c.name, c.words, None, 0) for c in CLAIMS]
-        return Report(label, policy.source, [first, *rest], 0.0)
-    start = time.monotonic()
-    play_policy(pack(Script().program()), policy)  # compiles, or says why not
-    seconds = time.monotonic() - start
+        return Report(label, policy.source, [first, *rest], None)
+    with watching_compiler() as compiled:
+        play_policy(pack(Script().program()), policy)  # compiles, or says why not
+        seconds = compiled()
     ends = 1 + 2 * len(policy.params)
     with progress(max(operations, ends * LENGTH) + ends * LENGTH // 2, "trying claims") as advance:
         found = list(examine(policy, CLAIMS, operations, LENGTH, advance))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..traces.errors import ConfigError, did_you_mean
 from ..traces.whole_file import replacing
+from .outfile import check_output
 
 HOOKS = '''"""{name}: PyTorch's allocator, but a block is split only if enough is left over.
 
@@ -131,7 +132,7 @@ def write_template(file: Path, kind: str, force: bool) -> tuple[str, Path]:
         The policy's name in the file, and where the test was written.
 
     Raises:
-        ConfigError: the name cannot be a module's, the folder does not exist, or a file does.
+        ConfigError: the name cannot be a module's, or a file cannot be written or exists.
     """
     if kind not in KINDS:
         raise ConfigError(
@@ -139,13 +140,10 @@ def write_template(file: Path, kind: str, force: bool) -> tuple[str, Path]:
         )
     if file.suffix != ".py" or not re.fullmatch(r"[A-Za-z_]\w*", file.stem):
         raise ConfigError(f"{file}: expected the name of a Python file, such as my_fit.py")
-    if not file.parent.is_dir():
-        raise ConfigError(f"{file}: there is no folder '{file.parent}' to write to")
     name = "".join(part.capitalize() for part in file.stem.split("_") if part) or "Policy"
     test = file.with_name(f"test_{file.name}")
     for path in (file, test):
-        if path.exists() and not force:
-            raise ConfigError(f"{path} exists; --force replaces it")
+        check_output(path, ".py", force)
     plain = file.stem.strip("_").lower() or "policy"
     words = {"name": name, "plain": plain, "file": file.name}
     for path, text in ((file, KINDS[kind]), (test, TEST)):

@@ -40,10 +40,12 @@ class Column:
         name: heading, without the unit.
         unit: "bytes" (shown in the one of B, MiB, GiB that suits the column's largest value),
             "%" (of a fraction of 1), "s", "ms", or "" for a plain count.
+        largest: for "bytes": the value that decides the unit, where several tables are to have one.
     """
 
     name: str
     unit: Literal["", "bytes", "%", "s", "ms"] = ""
+    largest: int | None = None
 
 
 def verdict(line: str) -> None:
@@ -113,6 +115,13 @@ def table(title: str, columns: Sequence[str | Column], rows: Sequence[Sequence[C
     for line in zip(*(texts for _, _, texts in shown), strict=True):
         drawn.add_row(*line)
     _draw(drawn)
+
+
+def rounded(value: float, digits: int) -> str:
+    """Return a number as text; one too small for its digits as "<0.1", never as nothing."""
+    text = f"{value:,.{digits}f}"
+    is_lost = value > 0 and not text.strip("0.,")
+    return f"<{10**-digits:.{digits}f}" if is_lost else text
 
 
 def emit_json(value: object) -> None:
@@ -221,7 +230,7 @@ def _draw(what: Any) -> None:
 def _one_unit(column: Column, cells: Sequence[Cell]) -> tuple[str, str, list[str]]:
     """Return a column's name, its unit, and its cells as text in that unit."""
     numbers = [abs(cell) for cell in cells if isinstance(cell, int | float)]
-    largest = max(numbers, default=0)
+    largest = max(numbers, default=0) if column.largest is None else column.largest
     factor, digits, unit = 1.0, 0, column.unit
     if column.unit == "bytes":
         if largest >= 10 * GiB:
@@ -240,9 +249,7 @@ def _one_unit(column: Column, cells: Sequence[Cell]) -> tuple[str, str, list[str
             return "–"
         if isinstance(cell, str):
             return cell
-        rounded = f"{cell / factor:,.{digits}f}"
-        is_lost = cell > 0 and not rounded.strip("0.,")
-        return f"<{10**-digits:.{digits}f}" if is_lost else rounded
+        return rounded(cell / factor, digits)
 
     return column.name, unit, [text(cell) for cell in cells]
 

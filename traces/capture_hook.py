@@ -79,9 +79,11 @@ def circumstances(torch: Any) -> dict[str, Any]:
     for number in range(torch.cuda.device_count()):
         stats = torch.cuda.memory_stats(number)
         if stats.get("num_device_alloc", 0) or stats.get("segment.all.allocated", 0):
+            free, total = torch.cuda.mem_get_info(number)
             devices[str(number)] = {
                 "name": torch.cuda.get_device_name(number),
-                "total_bytes": torch.cuda.mem_get_info(number)[1],
+                "total_bytes": total,
+                "free_bytes": free,  # what libraries keep beside the allocator is gone from it
                 "stats": {k: v for k, v in stats.items() if isinstance(v, int)},
             }
     ranks = {key: os.environ.get(key, "") for key in ("RANK", "WORLD_SIZE")}

@@ -24,8 +24,8 @@ import stat
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -192,6 +192,23 @@ def is_cold(*kernels: Callable[..., Any]) -> bool:
         and next(folder.glob(f"*/*.{k.__qualname__}-*.nbi"), None) is None
         for k in kernels
     )
+
+
+@contextmanager
+def watching_compiler() -> Iterator[Callable[[], float]]:
+    """Watch the compiler, and nothing else: what is found on disk takes no time of its.
+
+    Yields:
+        A function that returns the seconds it has worked since.
+    """
+    if not JIT:
+        yield lambda: 0.0
+        return
+    from numba.core.event import TimingListener, install_listener
+
+    listener: Any = TimingListener()
+    with install_listener("numba:compile", listener):
+        yield lambda: listener.duration if listener.done else 0.0
 
 
 @cache

@@ -62,8 +62,9 @@ def describe_libraries(rows: list[dict[str, Any]]) -> list[str]:
         largest = ", ".join(
             f"{format_bytes(size)} {name}".strip() for size, name in row["largest"][:3]
         )
+        said = (row["error"] or largest).replace("|", "\\|")
         out.append(
             f"| {row['step']} | {format_bytes(row['stays'])} | {format_bytes(row['peak'])} | "
-            f"{format_bytes(row['outside'])} | {row['error'] or largest} |"
+            f"{format_bytes(row['outside'])} | {said} |"
         )
     return out

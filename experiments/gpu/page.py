@@ -171,15 +171,15 @@ def _pairs(pairs: list[dict[str, Any]]) -> list[str]:
         f"({met / max(1, total):.2%}) are met on the stand-in in the same order and size.",
         "",
         "| recording | allocations, GPU | stand-in | in order | peak requested, GPU | stand-in | "
-        "peak reserved, GPU | stand-in |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|",
+        "peak reserved, GPU | stand-in | outside the allocator at the end, GPU |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for p in pairs:
         out.append(
             f"| {p['name'].removesuffix('.npz')} | {p['allocations'][0]:,} | "
             f"{p['allocations'][1]:,} | {p['in_order']:,} | {_size(p['peak_requested'][0])} | "
             f"{_size(p['peak_requested'][1])} | {_size(p['peak_reserved'][0])} | "
-            f"{_size(p['peak_reserved'][1])} |"
+            f"{_size(p['peak_reserved'][1])} | {_size(p['outside'][0])} |"
         )
     for side, title in (("only_first", "Only on the GPU"), ("only_second", "Only on the stand-in")):
         rows = [(d["size"] * d["count"], d, p["name"]) for p in pairs for d in p[side][:MOST]]

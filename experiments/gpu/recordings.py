@@ -21,7 +21,7 @@ OWN = ("streams", "out_of_memory", "devlog", "gpt_varlen", "cnn")  # of programs
 # Of the corpus, in the order of what they can teach: work spaces, graphs, growth, odd shapes.
 CORPUS = (
     "gpt_bf16", "convnet", "serve_graphs", "gpt_fp32", "diffusion", "mixture_of_experts", "lora",
-    "serve_grow",
+    "serve_grow", "gpt_recompute",
 )  # fmt: skip
 
 

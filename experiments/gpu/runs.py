@@ -6,14 +6,18 @@ import argparse
 import datetime
 import json
 import shlex
+import signal
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from ...traces.errors import ConfigError, TightfitError
 from ...traces.whole_file import replacing
-from ..verify.check_trace import check_trace
+from ..verify.accepted import accept_lines, release_of
+from ..verify.check_trace import NoDevice, check_trace
 from ..verify.cost_table import cost_table, measure_costs, write_table
 from ..verify.lines import EXPANDABLE, Line, read_plan
 from ..verify.machine import Machine, ask_once, find_machine
@@ -42,6 +46,7 @@ SECONDS = {
     "gpt_varlen": 330, "cnn": 270, "decoding": 330,
 }  # fmt: skip
 OTHER = ("verify", "program", "compare")  # runs of things that are named
+PAST = "calls.json"  # of `all`: how each call of a run went
 
 
 def main(argv: Sequence[str]) -> int:
@@ -59,45 +64,98 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--pack-into", type=Path, metavar="DIR", help="few files for all results")
     asked = parser.parse_args(argv)
     names = list(SECONDS) if asked.run == "all" else [asked.run]
-    clock = Clock(asked.budget)
-    answers = []
+    # As Ctrl-C does: what was started is ended, and what there is is bundled.
+    before = signal.signal(signal.SIGTERM, _stop)
     try:
         if asked.run == "compare":
             return _compare(asked.paths, asked.out)
         machine = find_machine(asked.stand_in, asked.torch)
-        for name in names:
-            allowed = SECONDS.get(name, 480.0) if asked.budget is None else clock.left
-            if allowed <= 0:
-                print(f"{name}: not begun, the time is up; the same command goes on", flush=True)
-                answers.append(1)
-                continue
-            out = asked.out / name if asked.run == "all" else asked.out
-            out.mkdir(parents=True, exist_ok=True)
-            if asked.run == "all":
-                print(f"== {name}", flush=True)
-                allowed = min(allowed, SECONDS[name] * 1.5)
-            answers.append(_carry_out(name, asked, machine, out, Clock(allowed)))
+        return _carry_all_out(names, asked, machine)
     except TightfitError as error:
         print(f"run.py: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("run.py: stopped; the same command goes on from here", file=sys.stderr)
+        return 130
     finally:
-        if asked.pack_into:
+        if asked.pack_into and asked.out.is_dir():
             pack(asked.out, asked.pack_into)
+        signal.signal(signal.SIGTERM, before)
+
+
+def _stop(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _carry_all_out(names: Sequence[str], asked: argparse.Namespace, machine: Machine) -> int:
+    """Carry runs out one after another; one that fails keeps none of the others from its turn.
+
+    Of several, one that an earlier call finished is passed over: working its verdict out again
+    would take seconds of the device's time. Named alone it is judged anew.
+
+    Raises:
+        TightfitError: the only run failed, or there is no device.
+    """
+    clock = Clock(asked.budget)
+    answers = []
+    for name in names:
+        allowed = SECONDS.get(name, 480.0) if asked.budget is None else clock.left
+        if allowed <= 0:
+            print(f"{name}: not begun, the time is up; the same command goes on", flush=True)
+            answers.append(1)
+            continue
+        out = asked.out
+        if len(names) > 1:
+            out = asked.out / name
+            print(f"== {name}", flush=True)
+            allowed = min(allowed, SECONDS[name] * 1.5)
+        out.mkdir(parents=True, exist_ok=True)
+        past = _past(out / PAST, machine) if len(names) > 1 else []
+        if past and past[-1]["finished"]:
+            print(f"{name}: done by an earlier call, exit code {past[-1]['code']}", flush=True)
+            answers.append(past[-1]["code"])
+            continue
+        begun = time.monotonic()
+        try:
+            code, finished = _carry_out(name, asked, machine, out, Clock(allowed))
+        except TightfitError as error:
+            if len(names) == 1 or isinstance(error, NoDevice):
+                raise
+            print(f"{name}: {error}", flush=True)
+            code, finished = 2, False
+        answers.append(code)
+        if len(names) > 1:
+            seconds = time.monotonic() - begun
+            print(f"{name}: {seconds:.0f} s", flush=True)
+            call = {"stand_in": machine.stand_in, "seconds": seconds, "code": code,
+                    "finished": finished}  # fmt: skip
+            _write(out / PAST, {"calls": [*past, call]})
+            if asked.pack_into:  # a call that is killed loses one run's files at the most
+                pack(asked.out, asked.pack_into)
     return max(answers, default=0)
+
+
+def _past(path: Path, machine: Machine) -> list[dict[str, Any]]:
+    """What earlier calls of a run came to on this kind of machine, oldest first."""
+    try:
+        calls = json.loads(path.read_text(encoding="utf-8"))["calls"]
+    except (OSError, ValueError):
+        return []
+    return [call for call in calls if call["stand_in"] == machine.stand_in]
 
 
 def _carry_out(
     name: str, asked: argparse.Namespace, machine: Machine, out: Path, clock: Clock
-) -> int:
-    """Carry one run out."""
+) -> tuple[int, bool]:
+    """Carry one run out; return its exit code, and whether nothing of it is left to do."""
     if name == "costs":
-        return _costs(machine, out, clock)
+        return _costs(machine, out, clock), True
     if name == "habits":
-        return _habits(machine, out, clock)
+        return _habits(machine, out, clock), True
     if name == "recordings":
         there, wanted = record_all(machine, out, clock, lambda s: print(s, flush=True), asked.only)
         print(f"{there} of {wanted} recordings")
-        return 0 if there == wanted else 1
+        return int(there != wanted), there == wanted
     if name in WORKLOADS or name == "program":
         command = [machine.python, str(HERE / "programs.py"), name]
         if name == "program":
@@ -107,10 +165,12 @@ def _carry_out(
         result = run_workload(command, machine, out / "pieces", clock.left)
         write_workload(result, command, name, out)
         print("\n".join(describe(result, name)), flush=True)
-        return 0 if result.verdict == "confirmed" else 1
+        return int(result.verdict != "confirmed"), result.finished
+    if name == "verify" and not asked.paths:
+        raise ConfigError("verify: found no trace, expected one or several")
     traces = asked.paths if name == "verify" else [DATA / f"{t}.npz" for t in CHECKS[name]]
     verdicts = [_checked(trace, asked.conf, machine, out, clock) for trace in traces]
-    return 0 if verdicts and set(verdicts) == {"confirmed"} else 1
+    return int(set(verdicts) != {"confirmed"}), "unfinished" not in verdicts
 
 
 def _costs(machine: Machine, out: Path, clock: Clock) -> int:
@@ -153,8 +213,23 @@ def _compare(folders: Sequence[Path], out: Path) -> int:
 def _checked(
     trace: Path, conf: Sequence[str] | None, machine: Machine, out: Path, clock: Clock
 ) -> str:
-    """Check one trace, write its sheet and return the verdict."""
-    sheet = check_trace(trace, _lines(trace, conf), machine, out / "pieces", clock.left)
+    """Check one trace, write its sheet and return the verdict.
+
+    Raises:
+        NoDevice: V0 alone could be checked, and was.
+    """
+    lines = _lines(trace, conf)
+    try:
+        sheet = check_trace(trace, lines, machine, out / "pieces", clock.left)
+    except NoDevice:
+        found = accept_lines(lines, release_of(trace, None))
+        print(f"V0 ONLY: {trace.name}, lines put to {found.parser}", flush=True)
+        for line in lines:
+            said = (
+                f"refused: {found.refused[line.conf]}" if line.conf in found.refused else "accepted"
+            )
+            print(f"  {line.conf or '(default)'}: {said}", flush=True)
+        raise
     write_sheet(sheet, out, trace.name.removesuffix(".npz"))
     print(sheet.headline, flush=True)
     for line in sheet.lines:

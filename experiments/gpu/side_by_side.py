@@ -37,6 +37,8 @@ class Pair:
         allocations: how many each has.
         in_order: how many are met in the same order, with the same size.
         peak_requested, peak_reserved: bytes of each; reserved as PyTorch itself counted.
+        outside: bytes of the device that were gone at the end, but not held by the allocator: the
+            context, what libraries keep, other processes; None = not recorded.
         only_first, only_second: what the other lacks, most bytes first.
     """
 
@@ -48,6 +50,7 @@ class Pair:
     in_order: int
     peak_requested: tuple[int, int]
     peak_reserved: tuple[int, int]
+    outside: tuple[int | None, int | None]
     only_first: list[Difference]
     only_second: list[Difference]
 
@@ -71,6 +74,7 @@ def compare_recordings(name: str, first: Recording, second: Recording) -> Pair:
         met,
         (_peak(devices[0]), _peak(devices[1])),
         (_reserved(known[0]), _reserved(known[1])),
+        (_outside(known[0]), _outside(known[1])),
         _differences(first, devices[0], at[0][left]),
         _differences(second, devices[1], at[1][left_of_second]),
     )
@@ -106,6 +110,13 @@ def _reserved(known: dict[str, Any]) -> int:
     return int(known.get("stats", {}).get("reserved_bytes.all.peak", 0))
 
 
+def _outside(known: dict[str, Any]) -> int | None:
+    if "free_bytes" not in known:
+        return None
+    held = known.get("stats", {}).get("reserved_bytes.all.current", 0)
+    return int(known["total_bytes"] - known["free_bytes"] - held)
+
+
 def describe_pair(pair: Pair, most: int = 6) -> list[str]:
     """Return what one comparison found, in a few lines."""
     first, second = pair.gpus
@@ -116,6 +127,9 @@ def describe_pair(pair: Pair, most: int = 6) -> list[str]:
         f"{format_bytes(pair.peak_requested[1])}, reserved {format_bytes(pair.peak_reserved[0])} "
         f"and {format_bytes(pair.peak_reserved[1])}"
     ]
+    if None not in pair.outside:
+        first, second = (format_bytes(size or 0) for size in pair.outside)
+        out.append(f"  outside the allocator at the end: {first} and {second}")
     for which, rows in (("first", pair.only_first), ("second", pair.only_second)):
         out += [f"  only the {which}: {d.count:,} of {format_bytes(d.size)} by {d.name}"
                 for d in rows[:most]]  # fmt: skip

@@ -105,6 +105,7 @@ def prove(
     With --predictions the programs are recorded under one line and device, and what the recording
     says about another line and device is held against what the real allocator does there.
     """
+    from ...sim.release import release
     from ..screen import announce_compiling, progress, warn
     from .fuzz import Proof, fuzz
     from .ledger import append, next_seed, read
@@ -117,6 +118,8 @@ def prove(
     versions: list[str] = (
         list(RELEASES) if torch == "all" else [v.strip() for v in torch.split(",")]
     )
+    for version in versions:
+        release(version)  # known, before anything is said to begin
     if predictions is not None:
         from .predictions import run_predictions
 

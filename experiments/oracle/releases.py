@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, TypeVar
 
-import typer
-
 from ...traces.errors import TightfitError
 from ..screen import emit_json, say, verdict, warn
 
@@ -77,6 +75,8 @@ def answer(
     Raises:
         typer.Exit: with the exit code of what happened, unless all is well.
     """
+    import typer  # absent where only the parser is asked
+
     if as_json:
         emit_json({"verdict": verdict_of(proofs), "interrupted": interrupted, "releases": proofs})
     else:

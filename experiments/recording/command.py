@@ -163,7 +163,8 @@ def record(
         fake=fake,
         scratch=scratch,
     )
-    _report(done, code, as_json, "check" if fake is None else "replay")
+    why = _why_nothing(tuple(command), stand_in, fake) if not done else ""
+    _report(done, code, as_json, "check" if fake is None else "replay", why)
     if not done:
         raise typer.Exit(NOTHING)
     if code:
@@ -200,11 +201,13 @@ def record_program(
         ConfigError: something asked for does not exist.
         VerificationError: the CUDA build or the stand-in cannot be had.
         TraceError: a snapshot cannot be read.
+        PolicyError: PyTorch would refuse the settings line.
     """
     import tempfile
 
     from ...traces.provenance import origin_of
     from ..screen import announce_compiling
+    from .installed import check_line, installed_torch
     from .launch import Plan, find_python, run
 
     python = find_python(command)
@@ -217,6 +220,8 @@ def record_program(
 
             devices = max(ranks, 8 if _is_launcher(command) else 1)
             plan = on_stand_in(plan, stand_in, torch, python, devices)
+        elif conf is not None and (own := installed_torch(python)) is not None:
+            check_line(conf, own.version)
         if fake is not None:
             from dataclasses import replace
 
@@ -298,16 +303,30 @@ def _is_launcher(command: tuple[str, ...]) -> bool:
     return Path(command[0]).name == "torchrun" or "torch.distributed.run" in command
 
 
-def _report(done: list[Recorded], code: int, as_json: bool, then: str) -> None:
-    """Say what was written, and the command to go on with."""
+def _why_nothing(command: tuple[str, ...], stand_in: str | None, fake: str | None) -> str:
+    """Why nothing was recorded, where PyTorch itself is the reason; else ""."""
+    from .installed import installed_torch
+    from .launch import find_python
+
+    own = installed_torch(find_python(command))
+    if stand_in is not None or fake is not None or own is None or own.has_cuda:
+        return ""
+    return (
+        f"torch {own.version} is a build without CUDA; --stand-in h100-80g runs the program in one "
+        "with CUDA on a stand-in for a GPU, --fake h100-80g in this one with fake tensors"
+    )
+
+
+def _report(done: list[Recorded], code: int, as_json: bool, then: str, why: str) -> None:
+    """Say what was written, or why nothing, and the command to go on with."""
     from ...traces.units import format_bytes
     from ..screen import emit_json, say, suggest, verdict
 
     if as_json:
-        emit_json({"files": done, "program_status": code})
+        emit_json({"files": done, "program_status": code, "why_nothing": why})
         return
     if not done:
-        verdict("NOTHING RECORDED: the program never used CUDA, or was killed")
+        verdict(f"NOTHING RECORDED: {why or 'the program never used CUDA, or was killed'}")
     for file in done:
         verdict(
             f"{file.file}: {file.entries:,} entries, {format_bytes(file.file_bytes)}"

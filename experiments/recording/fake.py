@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-import subprocess
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,21 +10,13 @@ from typing import TYPE_CHECKING
 from ...traces.errors import TraceError, VerificationError
 from ..oracle.build import compile_with, digest_of, find_compiler
 from ..oracle.wheels import cache
+from .installed import installed_torch
 
 if TYPE_CHECKING:
     from ...traces.provenance import Origin
     from ...traces.recording import Recording, Stacks
 
 SHIM = Path(__file__).parent / "fake_shim.cpp"
-SECONDS = 60
-_QUESTION = """
-import importlib.util as u, os
-spec = u.find_spec("torch")
-root = os.path.dirname(spec.origin) if spec else ""
-print(root)
-print(os.path.exists(os.path.join(root, "lib", "libc10_cuda.so")))
-print(open(os.path.join(root, "version.py")).read() if root else "")
-"""
 WITH_SCRATCH = "what PyTorch asks for as tensors, and scratch of kernels that have a formula"
 WITHOUT = "what PyTorch asks for as tensors; scratch that kernels take was left out"
 LACKS = (
@@ -42,23 +32,18 @@ def build_shim(python: str) -> Path:
     Raises:
         VerificationError: it has no PyTorch, or one with CUDA; or there is no compiler.
     """
-    words = [python, "-c", _QUESTION]
-    try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=SECONDS, check=True)
-    except (OSError, subprocess.SubprocessError) as error:
-        raise VerificationError(f"record: {python} does not run as a Python: {error}") from error
-    root, has_cuda, *rest = done.stdout.splitlines()
-    found = re.search(r"__version__ = '([^']+)'", "\n".join(rest))
-    if not root or found is None:
+    found = installed_torch(python)
+    if found is None:
         raise VerificationError(
             f"record: {python} has no PyTorch, which --fake needs; --stand-in fetches one"
         )
-    if has_cuda == "True":
+    if found.has_cuda:
         raise VerificationError(
-            f"record: found torch {found[1]}, a CUDA build; --fake is for builds without CUDA, "
-            "use --stand-in h100-80g"
+            f"record: found torch {found.version}, a CUDA build; --fake is for builds without "
+            "CUDA, use --stand-in h100-80g"
         )
-    target = cache() / f"fake-shim-{found[1]}-{digest_of(SHIM)}.so"
+    root = found.root
+    target = cache() / f"fake-shim-{found.version}-{digest_of(SHIM)}.so"
     if not target.is_file():
         compiler = find_compiler()
         target.parent.mkdir(parents=True, exist_ok=True)

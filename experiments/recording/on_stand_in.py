@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..oracle.build import runtime_name
+from .installed import check_line
 from .launch import Plan
 from .libraries import build_libraries
 from .profiles import find_profile
@@ -23,10 +24,13 @@ def on_stand_in(plan: Plan, gpu: str, torch: str | None, python: str, devices: i
 
     Raises:
         ConfigError: there is no such profile.
+        PolicyError: the release refuses the plan's settings line.
         VerificationError: the build or the stand-in cannot be had.
     """
     profile = find_profile(gpu)
     build = find_build(torch, python)
+    if plan.conf is not None:
+        check_line(plan.conf, build.wheel.version)
     return replace(
         plan,
         libraries=build_libraries(build),

@@ -110,10 +110,7 @@ def probe(machine: Machine, pieces: Pieces, clock: Clock) -> dict[str, Any]:
     if facts is None or "error" in facts:
         pieces.path("", "probe").unlink(missing_ok=True)
         said = facts["error"] if facts else why or "no answer"
-        raise NoDevice(
-            f"verify: no device answered ({said}); without one V0 is all that can be checked, by "
-            "tightfit verify; or use --stand-in h100-80g"
-        )
+        raise NoDevice(f"verify: no device answered ({said}); --stand-in h100-80g rehearses it")
     return facts
 
 

@@ -39,6 +39,7 @@ def verify(
         typer.Option(
             "--budget",
             metavar="SECONDS",
+            min=0.0,
             help="Start nothing after so many; the same command goes on from there.",
             show_default=False,
         ),
@@ -70,6 +71,8 @@ def verify(
     verdict is not "confirmed".
     """
     from ...traces.errors import ConfigError
+    from ...traces.load import load
+    from ..outfile import make_folder
     from ..screen import announce_compiling, emit_json, say, suggest, verdict, warn
     from .check_trace import NoDevice, check_trace
     from .explain import TEXT
@@ -86,8 +89,8 @@ def verify(
     if trace is None:
         raise ConfigError("the recording is missing: tightfit verify TRACE")
     if not trace.is_file():
-        raise ConfigError(f"{trace}: there is no such file")
-    out.mkdir(parents=True, exist_ok=True)
+        load(trace)  # says what is there instead
+    make_folder(out)
     lines = choose_lines(trace, conf, None if plan else plan_path(out, trace), torch)
     if plan:
         path = plan_path(out, trace)
@@ -136,7 +139,7 @@ def _check_lines_only(
            for x in lines])  # fmt: skip
     for conf, reason in found.refused.items():
         say(f"{conf}: {reason}")
-    say(why.removeprefix("verify: "))
+    say(f"V0 is all that was checked: {why.removeprefix('verify: ')}")
     suggest(f"tightfit verify {trace} --stand-in h100-80g", "tightfit verify --explain")
 
 
@@ -148,6 +151,7 @@ def _verify_program(
     from dataclasses import asdict
 
     from ...traces.errors import ConfigError
+    from ..outfile import make_folder
     from ..screen import emit_json, say, verdict, warn
     from .workload import run_workload
     from .workload_sheet import describe, write_workload
@@ -155,7 +159,7 @@ def _verify_program(
     command = shlex.split(program)
     if not command:
         raise ConfigError("--program: found nothing, expected a command such as 'python train.py'")
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     result = run_workload(command, machine, out / "pieces", budget, tell=warn)
     written = write_workload(result, command, "program", out)
     if as_json:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,17 +69,42 @@ class Machine:
             path = Path(scratch) / "tasks.json"
             libraries = str(self.libraries) if self.libraries else None
             path.write_text(json.dumps({"libraries": libraries, "tasks": list(tasks)}))
+            words = [self.python, str(WORKER), str(path)]
             try:
-                done = subprocess.run(
-                    [self.python, str(WORKER), str(path)], env=self.environment(line), text=True,
-                    capture_output=True, timeout=max(1.0, seconds), start_new_session=True,
-                )  # fmt: skip
+                status, errors = run_whole(words, self.environment(line), max(1.0, seconds))
             except subprocess.TimeoutExpired:
                 return "the time was up"
-            except OSError as error:
-                raise VerificationError(f"verify: {self.python}: {error.strerror}") from error
-        said = [text for text in done.stderr.splitlines() if text.strip()]
-        return "" if done.returncode == 0 else (said or [f"status {done.returncode}"])[-1][:400]
+        said = [text for text in errors.splitlines() if text.strip()]
+        return "" if status == 0 else (said or [f"status {status}"])[-1][:400]
+
+
+def run_whole(words: Sequence[str], variables: dict[str, str], seconds: float) -> tuple[int, str]:
+    """Run a command; if its time is up, or we are stopped, nothing that it started lives on.
+
+    What lived on would hold memory of the device that the next process is asked about.
+
+    Returns:
+        Its status, and what it said on standard error.
+
+    Raises:
+        subprocess.TimeoutExpired: the time was up.
+        VerificationError: it cannot be started.
+    """
+    try:
+        process = subprocess.Popen(
+            words, env=variables, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE, text=True, errors="replace", start_new_session=True,
+        )  # fmt: skip
+    except OSError as error:
+        raise VerificationError(f"verify: {words[0]}: {error.strerror}") from error
+    with process:
+        try:
+            _, errors = process.communicate(timeout=seconds)
+        except BaseException:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            raise
+    return process.returncode, errors
 
 
 def find_machine(stand_in: str | None, torch: str | None = None) -> Machine:

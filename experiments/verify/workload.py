@@ -27,7 +27,7 @@ from ...traces.units import MiB
 from ...traces.whole_file import replacing
 from ..subject import Subject, load_subjects
 from .lines import sha256_of
-from .machine import Machine
+from .machine import Machine, run_whole
 from .pieces import Clock, Pieces
 
 HOOK = Path(__file__).with_name("workload_hook.py")
@@ -60,6 +60,7 @@ class Measured:
         retries: calls that had to give cached memory back, over all runs.
         failed: why a run of it failed; that answer is kept, and the line is not run again.
         ratio, low, high: step time against the default's, and its 95 % bootstrap interval.
+        sm_mhz: clock of the multiprocessors at the end of each run; 0 = not told.
     """
 
     conf: str
@@ -72,6 +73,7 @@ class Measured:
     ratio: float | None = None
     low: float | None = None
     high: float | None = None
+    sm_mhz: list[int] = field(default_factory=list)
 
     @property
     def peak(self) -> int:
@@ -187,7 +189,9 @@ def run_workload(
         VerificationError: the program does not run, or never uses CUDA.
     """
     clock = Clock(seconds)
-    pieces = Pieces(folder, machine.stand_in, repr(tuple(command)))
+    # The script's text too: what an earlier text of it did says nothing of this one.
+    text = origin_of("", "", command).script_sha256
+    pieces = Pieces(folder, machine.stand_in, repr(tuple(command)), text)
     first = _run(command, machine, pieces, "", "record", clock)
     if first is not None and "error" in first:
         pieces.path("", "record").unlink()
@@ -227,6 +231,7 @@ def run_workload(
             [step_time(a) for a in answers[conf]],
             sum(a["stats"]["num_alloc_retries"] for a in answers[conf]),
             failed[conf],
+            sm_mhz=[a.get("sm_mhz", 0) for a in answers[conf]],
         )
         for conf, role in roles.items() if answers[conf] or failed[conf]
     ]  # fmt: skip
@@ -285,19 +290,15 @@ def _run(
         if machine.libraries:
             own["TIGHTFIT_WORKLOAD_LIBRARIES"] = str(machine.libraries)
         try:
-            done = subprocess.run(
-                list(command), env=own, capture_output=True, text=True, timeout=clock.left
-            )
+            status, errors = run_whole(command, own, clock.left)
         except subprocess.TimeoutExpired:
             return None
-        except OSError as error:
-            raise VerificationError(f"verify: {command[0]}: {error.strerror}") from error
     answer = pieces.get(conf, piece)
     # A signal after the answer came while the interpreter was torn down: seen with threads of
     # PyTorch's on the stand-in. What the program did was whole by then.
-    if answer is None or done.returncode > 0:
-        said = (done.stderr.strip().splitlines() or ["it never used CUDA"])[-1]
-        answer = {"error": f"status {done.returncode}: {said[:300]}"}
+    if answer is None or status > 0:
+        said = (errors.strip().splitlines() or ["it never used CUDA"])[-1]
+        answer = {"error": f"status {status}: {said[:300]}"}
         with replacing(pieces.path(conf, piece)) as out:
             out.write(json.dumps(answer).encode())
     return answer

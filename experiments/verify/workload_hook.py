@@ -80,7 +80,7 @@ class Watch:
             "stats": {k: v for k, v in torch.cuda.memory_stats().items() if isinstance(v, int)},
             "gpu": torch.cuda.get_device_name(), "total": torch.cuda.mem_get_info()[1],
             "torch": str(torch.__version__), "cuda": str(torch.version.cuda),
-            "driver": driver_version(),
+            "driver": driver_version(), "sm_mhz": sm_clock(torch),
         }  # fmt: skip
         if self.snapshot:
             with open(self.snapshot, "wb") as file:
@@ -88,6 +88,24 @@ class Watch:
         with open(self.answer + ".part", "w", encoding="utf-8") as file:
             json.dump(answer, file)
         os.replace(self.answer + ".part", self.answer)
+
+
+def sm_clock(torch: Any) -> int:
+    """Return the clock of the multiprocessors now, in MHz; 0 where NVML does not tell it."""
+    import ctypes
+
+    handle, clock = ctypes.c_void_p(), ctypes.c_uint()
+    try:
+        nvml = ctypes.CDLL("libnvidia-ml.so.1")
+        name = f"GPU-{torch.cuda.get_device_properties(0).uuid}".encode()
+        told = (
+            nvml.nvmlInit_v2() == 0
+            and nvml.nvmlDeviceGetHandleByUUID(name, ctypes.byref(handle)) == 0
+            and nvml.nvmlDeviceGetClockInfo(handle, 1, ctypes.byref(clock)) == 0  # NVML_CLOCK_SM
+        )
+    except (OSError, AttributeError):  # no NVML, or an older PyTorch or NVML
+        return 0
+    return clock.value if told else 0
 
 
 def driver_version() -> str:

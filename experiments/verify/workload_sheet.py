@@ -44,6 +44,7 @@ def markdown(result: WorkloadResult, command: Sequence[str], name: str) -> str:
         f"* {result.date}; tightfit {__version__}; bootstrap of {RESAMPLES:,} resamples, seed "
         f"{result.seed}; Kendall's tau over {len(result.lines)} lines "
         + ("–" if result.tau is None else f"{result.tau:.3f}"),
+        f"* clock of the multiprocessors at the end of the measured runs: {_clocks(result)}",
         "",
         "| line | part | peak reserved, predicted | measured | range | runs | step time against "
         "the default, 95 % interval | retries |",
@@ -68,6 +69,12 @@ def markdown(result: WorkloadResult, command: Sequence[str], name: str) -> str:
         out += ["", "Failed runs:", ""]
         out += [f"* under `{conf or '(default)'}`: {why}" for conf, why in failed]
     return "\n".join(out) + "\n"
+
+
+def _clocks(result: WorkloadResult) -> str:
+    """What the times of the lines that are compared were measured at."""
+    found = [mhz for x in result.lines if x.role != "ladder" for mhz in x.sm_mhz if mhz]
+    return f"{min(found):,} to {max(found):,} MHz" if found else "not told"
 
 
 def _time(x: Measured) -> str:

@@ -241,6 +241,40 @@ def test_an_output_must_be_named_rightly(
     assert sorted(tmp_path.iterdir()) == [story]
 
 
+@pytest.mark.parametrize(
+    "words",
+    [["record", "--", "true"], ["convert", "STORY"], ["workloads", "serve"], ["policy", "new"]],
+)
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(
+    words: list[str], story: Path, capsys: Any
+) -> None:
+    nowhere = "/proc/x.py" if words[0] == "policy" else "/proc/x.npz"
+    options = ["-o", nowhere] if words[0] == "record" else []
+    given = [str(story) if word == "STORY" else word for word in words]
+    given[1:1] = options
+    assert cli.main(given if options else [*given, nowhere]) == 2
+    out, error = capsys.readouterr()
+    assert f"{nowhere}: cannot be written" in error and not out
+
+
+def test_a_group_alone_shows_its_help_as_the_program_does(capsys: Any) -> None:
+    assert cli.main(["policy"]) == 0
+    out, error = capsys.readouterr()
+    assert out.startswith("Usage: tightfit policy") and not error
+
+
+def test_several_tables_can_have_one_unit(capsys: Any) -> None:
+    for size in (512 << 20, 12 << 30):
+        screen.table("", ["x", screen.Column("reserved", "bytes", 12 << 30)], [["a", size]])
+    out = capsys.readouterr().out
+    assert out.count("GiB") == 2 and "MiB" not in out and "0.50" in out
+
+
+def test_what_is_too_small_for_its_digits_is_not_shown_as_nothing() -> None:
+    assert screen.rounded(0.04, 1) == "<0.1" and screen.rounded(0.0, 1) == "0.0"
+    assert screen.rounded(1234.56, 1) == "1,234.6" and screen.rounded(-0.04, 1) == "-0.0"
+
+
 def test_a_table_shows_one_unit_down_a_column(capsys: Any) -> None:
     screen.table(
         "two runs",

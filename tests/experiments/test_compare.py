@@ -11,6 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from tightfit.experiments.cli import app, main
+from tightfit.experiments.comparison import Row, TraceRows
+from tightfit.experiments.formats import latex, markdown
 from tightfit.policies.catalogue import MECHANISMS
 from tightfit.policies.contender import names
 from tightfit.sim.costs import CALLS, WAIT, driver_seconds
@@ -134,6 +136,13 @@ def test_markdown_and_latex_are_tables_of_the_same_rows() -> None:
     body = [x for x in set_in.splitlines() if x.endswith(r"\\")]
     assert len(body) == 4 and r"best\_fit:quantum=4096 & " in set_in
     assert set_in.count(r"\begin{tabular}") == set_in.count(r"\end{tabular}") == 1
+
+
+def test_a_share_too_small_for_its_digits_is_not_nothing_in_any_table() -> None:
+    row = Row("x", "policy", "", 1 << 20, 1e-5, 1 << 20, 1, 0, 0, 1e-6)
+    rows = [TraceRows("a_b.npz", 0, 5, [row])]
+    assert "| x | 1.0 | <0.1 | 1 | <0.1 | 0 |" in markdown(rows, "")
+    assert "x & 1.0 & $<$0.1 & 1 & $<$0.1 & 0" in latex(rows, "")
 
 
 def test_the_packing_is_a_row_with_what_is_proven() -> None:

@@ -124,6 +124,17 @@ def test_a_recording_is_like_itself_and_what_was_added_is_named() -> None:
     assert any("only the first: 3 of 12,345 B" in text for text in describe_pair(pair))
 
 
+def test_what_is_gone_from_the_device_beside_the_allocator_is_told() -> None:
+    real = load(DATA / "cnn_resolutions.default.npz")
+    assert compare_recordings("x", real, real).outside == (None, None)  # an older recording
+    known = {"total_bytes": 80 * GiB, "free_bytes": 79 * GiB,
+             "stats": {"reserved_bytes.all.current": 424 * MiB}}  # fmt: skip
+    real.extra["recorded"] = {"devices": {"0": known}}
+    pair = compare_recordings("x", real, real)
+    assert pair.outside == (600 * MiB, 600 * MiB)
+    assert "  outside the allocator at the end: 600.0 MiB and 600.0 MiB" in describe_pair(pair)
+
+
 def test_the_runs_fit_into_half_an_hour_and_stand_in_the_readme() -> None:
     assert sum(SECONDS.values()) <= 1800 and max(SECONDS.values()) <= 480
     text = (ROOT / "experiments" / "gpu" / "README.md").read_text(encoding="utf-8")

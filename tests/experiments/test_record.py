@@ -54,6 +54,7 @@ def test_a_program_that_ends_leaves_one_file_named_after_it(here: Path, capsys: 
     assert recorded["script"] == "train.py" and len(recorded["script_sha256"]) == 64
     assert recorded["torch"] == "2.15.0+made.up" and recorded["mode"] == "gpu"
     assert recorded["devices"]["0"]["total_bytes"] == 4 << 30
+    assert recorded["devices"]["0"]["free_bytes"] == 1
     assert recorded["devices"]["0"]["stats"] == {"num_device_alloc": 2, "retries": 0}
     assert sorted(p.suffix for p in here.iterdir() if p.is_file()) == [".npz", ".py"]
 
@@ -86,6 +87,33 @@ def test_a_program_without_cuda_leaves_nothing(here: Path, capsys: Any) -> None:
     assert record("--", sys.executable, script) == 2
     assert "NOTHING RECORDED" in capsys.readouterr().out
     assert list(here.glob("*.npz")) == []
+
+
+def test_a_line_that_pytorch_would_refuse_is_refused_before_it_runs(
+    here: Path, capsys: Any
+) -> None:
+    script = write_script(here, "open('ran', 'w')")
+    (here / "torch" / "version.py").write_text("__version__ = '2.11.0+cu130'")
+    assert record("--conf", "max_split_size:64", "--", sys.executable, script) == 2
+    error = capsys.readouterr().err
+    assert "expected a key of torch 2.11; did you mean 'max_split_size_mb'?" in error
+    assert error.count("\n") == 1 and not (here / "ran").exists()
+    # A release that nobody here has read may know the key: it is asked.
+    (here / "torch" / "version.py").write_text("__version__ = '3.1.0+cu140'")
+    record("--conf", "max_split_size:64", "--", sys.executable, script)
+    assert (here / "ran").exists()
+
+
+def test_a_pytorch_without_cuda_is_named_with_what_to_do(here: Path, capsys: Any) -> None:
+    script = write_script(here, "pass")
+    (here / "torch" / "version.py").write_text("__version__ = '2.13.0+cpu'")
+    assert record("--", sys.executable, script) == 2
+    said = " ".join(capsys.readouterr().out.split())
+    assert "torch 2.13.0+cpu is a build without CUDA; --stand-in h100-80g" in said
+    (here / "torch" / "lib").mkdir()
+    (here / "torch" / "lib" / "libc10_cuda.so").write_text("")
+    assert record("--json", "--", sys.executable, script) == 2
+    assert json.loads(capsys.readouterr().out)["why_nothing"] == ""
 
 
 def test_every_rank_has_a_file_of_its_own(here: Path) -> None:

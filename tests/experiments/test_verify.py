@@ -273,10 +273,27 @@ def test_without_a_device_the_parser_s_answer_is_all_there_is(
     printed = capsys.readouterr().out
     good = 2 if torch == "2.15.0" else 1
     assert f"V0 ONLY: {good} of 3 lines accepted by our reading of torch {torch[:4]}" in printed
-    assert "no device answered" in printed and "--stand-in" in printed
+    assert "V0 is all that was checked: no device answered" in printed and "--stand-in" in printed
     assert cli.main([*words, *lines, "--json"]) == 1
     document = json.loads(capsys.readouterr().out)
     assert document["verdict"] == "V0 only" and "no_such_key:1" in document["refused"]
+
+
+def test_bad_words_are_one_message_and_leave_nothing(tmp_path: Path, capsys: Any) -> None:
+    out, file = tmp_path / "v", tmp_path / "file"
+    file.write_text("")
+    trace = str(DATA / "mlp_train.npz")
+    for words, said in (
+        (["missing.npz", "-o", str(out)], "missing.npz: found no such file in this folder"),
+        ([str(tmp_path), "-o", str(out)], "found a folder, expected a file"),
+        ([trace, "-o", str(file)], "file: found a file, expected a folder to write to"),
+        ([trace, "-o", str(file / "v")], "v: cannot be made: Not a directory"),
+        ([trace, "-o", str(out), "--budget", "-5"], "--budget"),
+    ):
+        assert cli.main(["verify", *words]) == 2
+        error = capsys.readouterr().err
+        assert said in error and error.count("\n") == 1
+    assert not out.exists()
 
 
 def test_each_private_pool_has_counters_of_its_own() -> None:
@@ -429,6 +446,8 @@ def test_a_checkout_of_any_name_runs_without_what_a_gpu_machine_lacks(tmp_path: 
     )  # fmt: skip
     assert done.returncode == 2, done.stderr
     assert "no device answered" in done.stderr
+    # V0 needs none.
+    assert "V0 ONLY: mlp_train.npz" in done.stdout and "(default): accepted" in done.stdout
 
 
 def test_costs_are_a_line_through_what_was_measured(tmp_path: Path) -> None:

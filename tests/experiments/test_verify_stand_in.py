@@ -16,6 +16,7 @@ import pytest
 from tightfit.experiments import cli
 from tightfit.experiments.recording.whole_wheel import Build
 from tightfit.experiments.subject import find_release, load_subjects
+from tightfit.experiments.verify import workload
 from tightfit.experiments.verify.check_trace import REPEATS, check_trace, probe
 from tightfit.experiments.verify.lines import Line
 from tightfit.experiments.verify.machine import Machine, find_machine
@@ -137,3 +138,29 @@ def test_the_command_writes_sheets_and_recordings_that_check_reads(
     assert (tmp_path / "devlog.default.sheet.md").is_file()
     (recorded,) = (tmp_path / "pieces").glob("*.place.npz")
     assert find_release(load_subjects(recorded), None).exactness[0].is_exact
+
+
+PROGRAM = """
+import torch
+for step in range(6):
+    kept = torch.empty((step + 3) << 20, device="cuda")
+    half = torch.empty((step + 1) << 19, device="cuda")
+"""
+
+
+def test_a_program_of_ones_own_is_run_under_each_line_and_confirmed(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """V3 whole, with fewer lines and runs; a second call does nothing again."""
+    script = tmp_path / "train.py"
+    script.write_text(PROGRAM)
+    monkeypatch.setattr(workload, "LADDER", ("roundup_power2_divisions:1", LINES[1].conf))
+    command = [machine.python, str(script)]
+    result = workload.run_workload(command, machine, tmp_path / "pieces", runs=1)
+    assert result.verdict == "confirmed"
+    assert {x.role for x in result.lines} >= {"default", "winner", "worst"}
+    assert all(x.peaks == [x.predicted] for x in result.lines)
+    asked: list[str] = []
+    monkeypatch.setattr(workload, "run_whole", lambda *words: asked.append("again"))
+    assert workload.run_workload(command, machine, tmp_path / "pieces", runs=1).finished
+    assert not asked

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from tightfit.experiments.verify import workload
+from tightfit.experiments.verify import workload, workload_hook
 from tightfit.experiments.verify.machine import Machine
 from tightfit.experiments.verify.pieces import Pieces
 from tightfit.experiments.verify.workload import (
@@ -71,6 +73,21 @@ def test_a_line_under_which_the_program_failed_is_run_once_only(
     assert result.facts["gpu"] == "H100" and len(result.facts["recording_sha256"]) == 64
 
 
+def test_another_text_of_a_script_is_another_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script, asked = tmp_path / "train.py", set()
+
+    def answer(command: Any, machine: Any, pieces: Pieces, *rest: Any) -> None:
+        asked.add(pieces.path("", "record"))
+
+    monkeypatch.setattr(workload, "_run", answer)
+    for text in ("one", "two", "two"):
+        script.write_text(text)
+        workload.run_workload(["python", str(script)], Machine(), tmp_path / "pieces")
+    assert len(asked) == 2
+
+
 def test_a_sheet_for_people_stands_beside_the_figures(tmp_path: Path) -> None:
     facts = {"gpu": "H100", "torch": "2.15.0", "total": 80 * GiB, "recording_sha256": "cd" * 32}
     broken = replace(measured("ladder", 1), peaks=[], step_ns=[], failed=["status -6"])
@@ -84,6 +101,35 @@ def test_a_sheet_for_people_stands_beside_the_figures(tmp_path: Path) -> None:
         "| runner-up | 9,216.0 MiB | 9,216.0 MiB |", "status -6", "promises 2,048.0 MiB less",
     ):  # fmt: skip
         assert part in text, part
+
+
+def test_the_sheet_notes_the_clocks_that_times_were_measured_at(tmp_path: Path) -> None:
+    for clocks, said in (([1980, 1755, 0], "1,755 to 1,980 MHz"), ([0], "not told")):
+        result = judge([GOOD[0], replace(GOOD[1], sm_mhz=clocks)], "", True)
+        write_workload(result, ["python", "x.py"], "x", tmp_path)
+        assert f"the measured runs: {said}" in (tmp_path / "x.workload.md").read_text()
+
+
+def test_the_clock_is_asked_of_nvml_and_zero_where_it_does_not_say(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Nvml:
+        def __init__(self, status: int) -> None:
+            self.nvmlInit_v2 = lambda: 0
+            self.nvmlDeviceGetHandleByUUID = lambda name, handle: int(name != b"GPU-1-2")
+            self.status = status
+
+        def nvmlDeviceGetClockInfo(self, handle: Any, kind: int, clock: Any) -> int:
+            clock._obj.value = 1980 if kind == 1 else 2619
+            return self.status
+
+    properties = SimpleNamespace(uuid="1-2")
+    torch = SimpleNamespace(cuda=SimpleNamespace(get_device_properties=lambda device: properties))
+    for status, mhz in ((0, 1980), (3, 0)):
+        monkeypatch.setattr(ctypes, "CDLL", lambda name, status=status: Nvml(status))
+        assert workload_hook.sm_clock(torch) == mhz
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: SimpleNamespace())
+    assert workload_hook.sm_clock(torch) == 0
 
 
 def test_lines_go_there_and_back() -> None:

@@ -58,6 +58,30 @@ def test_the_second_process_finds_what_the_first_compiled(run, tmp_path):
     assert first[6] == "''", "other libraries' kernels would move"
 
 
+def test_the_compiler_is_not_said_to_work_where_it_does_not(tmp_path):
+    (tmp_path / "own.py").write_text(
+        "from tightfit.traces.jit import kernel, watching_compiler\n"
+        "@kernel\ndef seven(x):\n    return x + 7\n"
+        "with watching_compiler() as worked:\n    seven(1)\nprint(worked())\n"
+    )
+    env = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "kept")}
+    env.pop("NUMBA_DISABLE_JIT", None)
+    times = [
+        float(
+            subprocess.run(
+                [sys.executable, "own.py"],
+                env=env,
+                check=True,
+                cwd=tmp_path,
+                capture_output=True,
+                text=True,
+            ).stdout
+        )
+        for _ in range(2)
+    ]
+    assert times[0] > 0.0 == times[1]
+
+
 def test_old_folders_go_and_other_files_stay(run, tmp_path):
     base = tmp_path / "home" / ".cache" / "tightfit"
     for k in range(9):

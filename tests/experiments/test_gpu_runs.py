@@ -1,0 +1,117 @@
+"""All prepared runs in one command: what fails, what is stopped, what a later call does again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tightfit.experiments.gpu import runs
+from tightfit.experiments.gpu.runs import SECONDS, main
+from tightfit.experiments.verify.check_trace import NoDevice
+from tightfit.experiments.verify.machine import run_whole
+from tightfit.traces.errors import VerificationError
+
+
+class Runs:
+    """Stands in for what a run does; `does` says what comes of those that do not just succeed."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, **does: Any) -> None:
+        self.does = does
+        self.begun: list[str] = []
+        monkeypatch.setattr(runs, "_carry_out", self.carry_out)
+
+    def carry_out(self, name: str, asked: Any, machine: Any, out: Path, clock: Any) -> Any:
+        self.begun.append(name)
+        (out / "figures.json").write_text(name)
+        comes = self.does.get(name, (0, True))
+        if isinstance(comes, Exception):
+            raise comes
+        return comes() if callable(comes) else comes
+
+
+def test_a_run_that_fails_keeps_none_of_the_others_from_its_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    faked = Runs(monkeypatch, costs=VerificationError("no costs"), worse=(1, True), cnn=(1, False))
+    assert main(["all", "-o", str(tmp_path)]) == 2
+    assert faked.begun == list(SECONDS)
+    assert "costs: no costs" in capsys.readouterr().out
+    # The next call takes up what is not finished, and remembers how the rest ended.
+    faked.does, faked.begun = {}, []
+    assert main(["all", "-o", str(tmp_path)]) == 1
+    assert faked.begun == ["costs", "cnn"]
+    assert "worse: done by an earlier call, exit code 1" in capsys.readouterr().out
+
+
+def test_without_a_device_nothing_more_is_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faked = Runs(monkeypatch, training=NoDevice("no device answered"))
+    assert main(["all", "-o", str(tmp_path)]) == 2
+    assert faked.begun == ["habits", "costs", "training"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_call_that_is_stopped_leaves_what_there_is_and_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, number: int
+) -> None:
+    def stopped() -> None:
+        os.kill(os.getpid(), number)
+        time.sleep(5)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        faked = Runs(monkeypatch, costs=stopped)
+        words = ["all", "-o", str(tmp_path / "out"), "--pack-into", str(tmp_path / "packed")]
+        assert main(words) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert faked.begun == ["habits", "costs"]
+    assert "the same command goes on" in capsys.readouterr().err
+    (names,) = json.loads((tmp_path / "packed" / "results.json").read_text()).values()
+    assert {"habits/figures.json", "costs/figures.json"} <= set(names)
+
+
+def test_a_call_that_is_killed_has_bundled_the_runs_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed = tmp_path / "packed"
+
+    def look() -> tuple[int, bool]:
+        (names,) = json.loads((packed / "results.json").read_text()).values()
+        assert "habits/figures.json" in names
+        return 0, True
+
+    Runs(monkeypatch, costs=look)
+    assert main(["all", "-o", str(tmp_path / "out"), "--pack-into", str(packed)]) == 0
+
+
+def test_nothing_is_begun_once_the_time_is_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    faked = Runs(monkeypatch)
+    assert main(["all", "-o", str(tmp_path), "--budget", "0"]) == 1
+    assert faked.begun == [] and "decoding: not begun" in capsys.readouterr().out
+
+
+def test_when_the_time_is_up_nothing_that_was_started_lives_on(tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    child = f"import time; time.sleep(2); open({str(mark)!r}, 'w')"
+    program = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    with pytest.raises(subprocess.TimeoutExpired):
+        run_whole([sys.executable, "-c", program], dict(os.environ), 0.7)
+    time.sleep(2.5)
+    assert not mark.exists()
+
+
+def test_verify_without_a_trace_is_one_message(tmp_path: Path, capsys: Any) -> None:
+    assert main(["verify", "-o", str(tmp_path)]) == 2
+    assert "found no trace" in capsys.readouterr().err
