@@ -1,4 +1,4 @@
-"""A second process that compiles the kernel's cold half while the first compiles its hot one.
+"""A second process that compiles the replay loop while the first compiles what else it needs.
 
 The compiler uses one core at a time. What the second process has done the first one finds in the
 folder of compiled kernels (traces/jit.py); what it has not, the first compiles itself.
@@ -11,15 +11,24 @@ import os
 import subprocess
 import sys
 
-_WORK = (
-    "from tightfit.sim.apart import compile_all; import tightfit.policies.pytorch; compile_all()"
-)
+_WORK = """
+from tightfit.policies.pytorch import PYTORCH
+from tightfit.sim import apart, assumed, engine
+for loop in {loops}:
+    engine.compile_loop(PYTORCH, getattr(assumed, loop))
+    apart.compile_all(apart.TRACKING)
+apart.compile_all()
+"""
 
 
-def compile_beside() -> None:
-    """Start the second process, if there is a second core and a folder to meet in.
+def compile_beside(loops: tuple[str, ...]) -> None:
+    """Start the second process, and compile here what no replay does without.
 
-    It ends with this process, or sooner.
+    Nothing is done unless there is a second core, and a folder to meet in. The second process ends
+    with this one, or sooner.
+
+    Args:
+        loops: the assumptions of sim/assumed.py that the loop is needed under, soonest first.
     """
     from ..traces.jit import cache_folder
 
@@ -27,7 +36,7 @@ def compile_beside() -> None:
         return
     try:
         worker = subprocess.Popen(
-            [sys.executable, "-c", _WORK],
+            [sys.executable, "-c", _WORK.format(loops=loops)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -35,6 +44,10 @@ def compile_beside() -> None:
     except OSError:  # it is only a shortcut
         return
     atexit.register(_end, worker)
+    from ..policies.pytorch import PYTORCH  # noqa: F401 (loads all that is compiled apart)
+    from ..sim.apart import FIRST, compile_all
+
+    compile_all(FIRST)
 
 
 def _end(worker: subprocess.Popen[bytes]) -> None:

@@ -58,7 +58,7 @@ def compare(
     from .comparison import compare_all, contenders, notes_on_mismatches, without_foresight
     from .formats import comma_separated, latex, markdown
     from .replay import parse_device
-    from .screen import announce_compiling, emit_json, note, progress
+    from .screen import BESIDE_PLAIN, announce_compiling, emit_json, note, progress
     from .subject import find_release, load_subjects
 
     if as_markdown + as_csv + as_latex + as_json > 1:
@@ -66,7 +66,7 @@ def compare(
     gpu = parse_device(capacity, other)
     costs = None if driver_costs is None else read_costs(driver_costs)
     costs_from = costs_words() if costs is None else costs_words(costs, str(driver_costs))
-    announce_compiling(MAIN_PATH_SECONDS + POLICY_SECONDS * len(policy or names()))
+    announce_compiling(MAIN_PATH_SECONDS + POLICY_SECONDS * len(policy or names()), BESIDE_PLAIN)
     subjects = [s for path in traces for s in load_subjects(path, device)]
     fit = find_release(subjects, torch)
     chosen = contenders(policy or [], fit.rules)

@@ -79,7 +79,7 @@ def _rewrite_long(trace: Path, out: Path, device: int | None, force: bool) -> Wr
     from ..traces.load import load
     from .long_made import write_recording
 
-    announce_compiling(READER_SECONDS)
+    announce_compiling(READER_SECONDS, loops=())
     n = write_recording(out, load(trace), device)
     return Written(trace.name, out.name, n, trace.stat().st_size, out.stat().st_size)
 
@@ -114,7 +114,7 @@ def rewrite(trace: Path, out: Path, force: bool = False, without_names: bool = F
     from ..traces.load import load
     from ..traces.store import save
 
-    announce_compiling(READER_SECONDS)
+    announce_compiling(READER_SECONDS, loops=())
     recording: Recording = load(trace)
     if without_names:
         from ..traces.strip import strip as without

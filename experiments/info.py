@@ -19,7 +19,7 @@ def info(trace: TraceFile, as_json: AsJson = False) -> None:
     from .screen import announce_compiling, emit_json
     from .summary import summarize
 
-    announce_compiling(READER_SECONDS)
+    announce_compiling(READER_SECONDS, loops=())
     # By the name the user knows it by: a stripped recording has none of its own.
     if is_long(trace):
         from .long_info import summarize_long

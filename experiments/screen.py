@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 WIDTH = 100  # columns; a table that needs more does not fit a page or a bug report
 PATIENCE = 2.0  # seconds before a progress bar appears
+# Names in sim/assumed.py, of a command that checks a recording and then replays it often: what is
+# best compiled beside PLAIN, which such a command comes to while the second of these is compiled.
+BESIDE_PLAIN = ("NOTHING", "EXPANDING")
 INTERVAL = 10.0  # seconds between progress lines where there is no terminal
 
 Cell = str | int | float | None
@@ -176,20 +179,22 @@ def progress(total: int, what: str) -> Iterator[Callable[..., None]]:
             bar.stop()
 
 
-def announce_compiling(seconds: int, *kernels: Callable[..., Any]) -> None:
+def announce_compiling(seconds: int, loops: tuple[str, ...] = ("NOTHING",)) -> None:
     """Say on standard error that a first run compiles, if it is one, and let a second core help.
 
     Args:
         seconds: about how long it takes.
-        kernels: the kernels about to be called; none = any kernel of the package.
+        loops: the assumptions of sim/assumed.py that the replay loop is needed under, soonest
+            first; none = nothing is replayed.
     """
     from ..traces.jit import is_cold
 
-    if is_cold(*kernels):
-        from .beside import compile_beside
-
+    if is_cold():
         warn(f"first run: compiling kernels (once, about {seconds} s)")
-        compile_beside()
+        if loops:
+            from .beside import compile_beside
+
+            compile_beside(loops)
 
 
 def _console(stream: TextIO) -> Console:

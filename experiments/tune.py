@@ -60,7 +60,7 @@ def tune(
     """Find the PYTORCH_CUDA_ALLOC_CONF line that fits best."""
     from ..traces.errors import ConfigError
     from .replay import parse_device
-    from .screen import announce_compiling, emit_json, progress
+    from .screen import BESIDE_PLAIN, announce_compiling, emit_json, progress
     from .subject import find_release, load_subjects
     from .tuning import find_line
 
@@ -69,7 +69,7 @@ def tune(
         raise ConfigError("--without: names a key of the settings line, which --policy has none of")
     if policy is None and driver_costs is not None:
         raise ConfigError("--driver-costs: only --policy has a column of time")
-    announce_compiling(MAIN_PATH_SECONDS)
+    announce_compiling(MAIN_PATH_SECONDS, BESIDE_PLAIN)
     subjects = [s for path in traces for s in load_subjects(path)]
     if policy is not None:
         from ..sim.costs import costs_words, read_costs

@@ -9,7 +9,7 @@ a call goes through it, at the price of an indirect call.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -33,13 +33,11 @@ NAMES = (
     "collect_garbage",
     "obtain", "carve_new", "free_tried", "rare_op",
 )  # fmt: skip
-# Those that no replay does without, and those that none does without once memory is expandable or
-# statistics are kept.
+# Those that no replay does without, and those that none does without that keeps statistics.
 FIRST = (
-    "new_segment", "driver_malloc", "place", "obtain", "carve_new", "merge_pairs", "log",
-    "map_pages", "new_reservation", "grow_segment", "driver_map", "insert_unmapped",
-    "remove_unmapped", "track_malloc", "track_free_completed", "track_free_requested", "change",
+    "new_segment", "driver_malloc", "place", "obtain", "carve_new", "merge_pairs", "log", "change",
 )  # fmt: skip
+TRACKING = ("track_malloc", "track_free_requested", "track_free_completed")
 # A policy's cold hooks take the places after them; which functions those are is the policy's.
 HOOK_NAMES = ("before_driver", "from_driver", "recover")
 
@@ -216,7 +214,7 @@ def _function(name: str) -> Any:
     return _compiled[name]
 
 
-def compile_all() -> None:
-    """Compile all of NAMES, those first that are needed first."""
-    for name in dict.fromkeys((*FIRST, *NAMES)):
+def compile_all(names: Iterable[str] = NAMES) -> None:
+    """Compile functions of NAMES, or load them."""
+    for name in names:
         _function(name)

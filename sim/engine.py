@@ -8,12 +8,12 @@ from ..traces.event import Action
 from ..traces.jit import inline, kernel
 from ..traces.program import Op
 from .apart import apart
-from .assumed import has_holes, is_expandable, notes_addresses, order_of_piece, tracks
+from .assumed import Assumed, has_holes, is_expandable, notes_addresses, order_of_piece, tracks
 from .driver import log
 from .expandable import home, place
 from .index import move, rank, remove, stays
 from .memory import prefetch, words_of
-from .policy import before_driver, choose, from_driver, recover, splits
+from .policy import Policy, before_driver, choose, from_driver, recover, splits
 from .reclaim import (
     complete,
     free,
@@ -272,3 +272,9 @@ def play(policy, assumed, events, start, state, plan, out):
             rare_op(s, op, slot)
         i += 1
     return n
+
+
+def compile_loop(policy: Policy, assumed: Assumed) -> None:
+    """Compile play() for a policy under an assumption, or load it, and play nothing."""
+    nothing = np.zeros(1, np.int64)
+    play(policy, assumed, nothing[:0], 0, nothing, nothing, nothing[:0])

@@ -85,6 +85,7 @@ def measure_all(n_ops: int, quick: bool) -> dict[str, Any]:
         by_free_blocks,
         by_length,
         by_live_blocks,
+        command_seconds,
         compile_seconds,
         help_seconds,
         many_lines,
@@ -117,6 +118,7 @@ def measure_all(n_ops: int, quick: bool) -> dict[str, Any]:
             "cpp_set_reason": missing,
             "compile_s": compiling["cold"],
             "first_replay_s": compiling,
+            "command_s": command_seconds(),
             "help_s": help_seconds(),
         }
         report["recorded_events_per_second"] = geometric_mean(

@@ -74,7 +74,7 @@ def page_of(report: dict[str, Any]) -> str:
         if key != "length":
             plot = "\n".join(growth_of(report[key], column))
             parts.append(f"```text\n{plot}\n```\n")
-    lines, first = report["lines"], report["first_replay_s"]
+    lines, first, command = report["lines"], report["first_replay_s"], report["command_s"]
     each = lines["seconds"] / lines["lines"] * 1e3
     parts.append(
         f"""## Lines and compiling
@@ -83,11 +83,14 @@ def page_of(report: dict[str, Any]) -> str:
 {lines["seconds"]:.2f} s on {lines["threads"]} threads: {each:.2f} ms a line; on one thread
 {lines["seconds_on_one"]:.2f} s.
 
-A first replay takes {first["cold"]:.1f} s while the kernel compiles, once per machine and
-version; after that {first["warm"]:.2f} s, beside {first["import"]:.2f} s of imports;
-`tightfit --help` takes {report["help_s"]:.2f} s. The hooks of a policy in a user's file that
-decides as PyTorch does take {report["hooks"]["ratio"]:.2f} times the time of PyTorch's own. The
-whole benchmark had a resident set of at most {report["peak_memory_bytes"] / MiB:,.0f} MiB.
+A first `tightfit replay` takes {command["cold"]:.1f} s, most of it for compiling the kernel, once
+per machine and version; a later one {command["warm"]:.2f} s, and `tightfit --help`
+{report["help_s"]:.2f} s. In one process alone a first replay takes {first["cold"]:.1f} s, a later
+process's {first["warm"]:.2f} s, beside {first["import"]:.2f} s of imports.
+
+The hooks of a policy in a user's file that decides as PyTorch does take
+{report["hooks"]["ratio"]:.2f} times the time of PyTorch's own. The whole benchmark had a resident
+set of at most {report["peak_memory_bytes"] / MiB:,.0f} MiB.
 """
     )
     return "\n".join(parts)

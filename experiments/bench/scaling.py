@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,7 @@ from .tiling import tile
 from .timing import Case, Speed, make_case, measure
 
 LINES_TRACE, LINES_EVENTS = "gpt_checkpoint.default.npz", 23_000
+COMMAND_TRACE = "gpt_bf16.default.npz"
 DIVISIONS = (0, 2, 4, 8, 16)  # roundup_power2_divisions of many_lines
 
 _FIRST_REPLAY = """
@@ -144,6 +146,23 @@ def compile_seconds() -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         cold, warm = (_first_replay(folder) for _ in range(2))
     return {"cold": cold[1], "warm": warm[1], "import": warm[0]}
+
+
+def command_seconds(warm_runs: int = 5) -> dict[str, float]:
+    """Whole `tightfit replay` processes: a machine's first, and the median of later ones."""
+    words = [sys.executable, "-m", "tightfit", "replay", str(RECORDINGS / COMMAND_TRACE)]
+    seconds = []
+    with tempfile.TemporaryDirectory() as folder:
+        # The first run only leaves Python's own compiled files, which pip makes at installation.
+        for kernels in ("other", *["ours"] * (1 + warm_runs)):
+            env = os.environ | {
+                "PYTHONPYCACHEPREFIX": folder, "NUMBA_CACHE_DIR": os.path.join(folder, kernels),
+            }  # fmt: skip
+            env.pop("PYTHONDONTWRITEBYTECODE", None)
+            start = time.perf_counter()
+            subprocess.run(words, capture_output=True, check=True, env=env)
+            seconds.append(time.perf_counter() - start)
+    return {"cold": seconds[1], "warm": statistics.median(seconds[2:])}
 
 
 def help_seconds() -> float:

@@ -230,7 +230,7 @@ def record_program(
 
             shape = find_profile(fake, "--fake").pretended
             plan = replace(plan, fake=build_shim(python), device=shape, scratch=scratch)
-        announce_compiling(READER_SECONDS)
+        announce_compiling(READER_SECONDS, loops=())
         files = _Files(out, origin)
         code = run(plan, python, files.add)
         return files.written(), code

@@ -11,8 +11,13 @@ from typing import Any
 import pytest
 
 from tightfit.experiments import beside
-from tightfit.sim.apart import FIRST, NAMES
+from tightfit.experiments.screen import BESIDE_PLAIN
+from tightfit.sim import assumed
+from tightfit.sim.apart import FIRST, NAMES, TRACKING
+from tightfit.sim.assumed import Assumed
 from tightfit.traces import jit
+
+LOOPS = ("NOTHING",)
 
 
 @pytest.fixture
@@ -33,8 +38,8 @@ def test_it_is_started_where_there_is_a_second_core_and_a_folder(
 ) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     monkeypatch.setattr(jit, "cache_folder", lambda: tmp_path)
-    beside.compile_beside()  # that it cannot be started is no trouble
-    assert started == [[sys.executable, "-c", beside._WORK]]
+    beside.compile_beside(LOOPS)  # that it cannot be started is no trouble
+    assert started == [[sys.executable, "-c", beside._WORK.format(loops=LOOPS)]]
 
 
 @pytest.mark.parametrize(("cores", "has_folder"), [(1, True), (2, False), (None, True)])
@@ -47,20 +52,40 @@ def test_it_is_not_started_elsewhere(
 ) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: cores)
     monkeypatch.setattr(jit, "cache_folder", lambda: tmp_path if has_folder else None)
-    beside.compile_beside()
+    beside.compile_beside(LOOPS)
     assert started == []
 
 
 def test_what_is_needed_first_is_part_of_the_whole() -> None:
-    assert len(set(FIRST)) == len(FIRST)
-    assert set(FIRST) < set(NAMES)
+    first = FIRST + TRACKING
+    assert len(set(first)) == len(first)
+    assert set(first) < set(NAMES)
+
+
+@pytest.mark.parametrize("loops", [("NOTHING",), BESIDE_PLAIN])
+def test_the_loops_are_assumptions(loops: tuple[str, ...]) -> None:
+    assert all(isinstance(getattr(assumed, loop), Assumed) for loop in loops)
 
 
 @pytest.mark.skipif(not jit.JIT, reason="nothing is compiled here")
 def test_the_first_process_finds_what_the_second_compiled(tmp_path: Path) -> None:
-    work = beside._WORK.replace("compile_all()", "sim.apart._function('log')")
-    work = work.replace("from tightfit.sim.apart import compile_all", "import tightfit.sim as sim")
+    work = beside._WORK.format(loops=("PLAIN",)).replace("apart.compile_all()", "")
     env = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
     subprocess.run([sys.executable, "-c", work], check=True, env=env)
     found = {path.name.split("-")[0] for path in tmp_path.rglob("*.nbi")}
-    assert found == {"driver.log_apart"}
+    assert {"engine.play", "stats.track_malloc_apart"} <= found
+    replayed = (
+        "from tightfit.policies.native import replay_native\n"
+        "from tightfit.sim import engine\n"
+        "from tightfit.sim.packing import pack\n"
+        "from tightfit.sim.release import release\n"
+        "from tightfit.sim.settings import Settings\n"
+        "from tightfit.traces.synthetic import train\n"
+        "replay_native(pack(train(1)), Settings(), release('2.15'))\n"
+        "print(sum(engine.play.stats.cache_hits.values()),"
+        " sum(engine.play.stats.cache_misses.values()))"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", replayed], check=True, env=env, capture_output=True, text=True
+    )
+    assert out.stdout.split() == ["1", "0"]
