@@ -6,6 +6,7 @@ Command modules import nothing heavy until they run, so that help comes at once.
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import sys
@@ -39,9 +40,9 @@ COMMANDS = (
 
 OK, NO, BAD_INPUT, BUG, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 70, 130, 141
 
-# Objects between looks for garbage, in a process of our own: a seventh of a short command went into
-# looking through what Numba's modules had just made.
-GARBAGE = 100_000
+# Objects between looks for garbage, in a process of our own: a tenth of a short command went into
+# looking through what Numba's modules had just made, and a quarter into doing so again at its end.
+GARBAGE = 500_000
 
 # Typer imported click once and now carries a copy of it; this finds the class in either.
 UsageError: Any = typer.BadParameter.__mro__[1]
@@ -86,6 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             reconfigure(errors="replace")
     if argv is None:
         gc.set_threshold(GARBAGE)
+        atexit.register(gc.freeze)
     try:
         code = _run(sys.argv[1:] if argv is None else list(argv))
         sys.stdout.flush()

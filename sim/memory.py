@@ -10,6 +10,7 @@ With NUMBA_DISABLE_JIT the same code runs interpreted on the NumPy views, bounds
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -203,6 +204,9 @@ class Buffer:
         self.names = [f[0] for f in fields] + [c[0] for c in columns]
         widths = [np.dtype(code).itemsize for _, code in columns]
         self.column_offsets = [sum(widths[:k]) for k in range(len(widths))]
+        self._header = lru_cache(64)(
+            self._made_header
+        )  # the next run's dimensions are often the same
         if sum(widths) > RECORD:
             raise ValueError(f"columns take {sum(widths)} bytes, expected at most {RECORD}")
         n = len(fields)
@@ -246,15 +250,17 @@ class Buffer:
 
     def new(self, **dimensions: int) -> np.ndarray:
         """Return a zeroed buffer, aligned to a cache line."""
-        header = self._header(dimensions)
+        header = self._header(**dimensions)
         buffer = _aligned(int(header[0]))
         buffer[: len(header)] = header
         return buffer
 
-    def _header(self, dimensions: dict[str, int]) -> np.ndarray:
+    def _made_header(self, **dimensions: int) -> np.ndarray:
         """First words of a buffer of such dimensions."""
         *offsets, size = self._offsets(dimensions)
-        return np.array([size, *offsets], np.int64)
+        header = np.array([size, *offsets], np.int64)
+        header.flags.writeable = False
+        return header
 
     def renewed(self, buffer: np.ndarray, rows: int, **dimensions: int) -> np.ndarray | None:
         """A used buffer as `new` would make it; None if its dimensions are others.
@@ -264,7 +270,7 @@ class Buffer:
             rows: number of the table's first rows that may have been written.
             dimensions: as for `new`.
         """
-        header = self._header(dimensions)
+        header = self._header(**dimensions)
         n = len(header)
         if len(buffer) * 8 != header[0] or not np.array_equal(buffer[:n], header):
             return None

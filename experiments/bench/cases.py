@@ -18,6 +18,7 @@ from .timing import Case, make_case
 RULES = release(KNOWN[-1])
 SETTINGS = {"": Settings(), "_expandable": Settings(expandable_segments=True)}
 SHORT = 16 * KiB
+LEAST_TIMES = 16  # a recording is repeated so often, however long it is
 RECORDINGS = Path(__file__).resolve().parents[2] / "traces" / "data"
 
 
@@ -36,13 +37,14 @@ def recordings(quick: bool = False) -> list[Path]:
 
 
 def recorded(n_ops: int, quick: bool = False) -> Iterator[Case]:
-    """Shipped recordings under the line each was recorded with, tiled to n_ops ops."""
+    """Shipped recordings under the line each was recorded with, tiled to n_ops ops or more."""
     for path in recordings(quick):
         recording = load(path)
         settings = parse_settings(recording.conf, RULES)
         for device in sorted(recording.devices):
             if recording.devices[device].n_entries:
-                program = tile(lift(recording, device), n_ops)
+                once = lift(recording, device)
+                program = tile(once, max(n_ops, LEAST_TIMES * once.n_ops))
                 yield make_case(path.stem, program, settings, RULES)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from .cases import LEAST_TIMES
 from .command import HEAD, TEXTS, cell, cells_of
 from .targets import growth_of, targets_of
 
@@ -14,9 +15,9 @@ _HEAD = """# Performance
 
 Written by `tightfit bench --write docs/performance.md`; no number here was typed.
 
-{processor}, {cores} cores, {versions}; {date}. Every trace has {events:,} ops or a little more.
-Figures are medians of {runs} runs, the simulators in turn in one process, and in every run the
-simulators must agree on what was reserved. {texts}
+{processor}, {cores} cores, {versions}; {date}. Every trace has {events:,} ops or a little more,
+a recording at least {times} repetitions. Figures are medians of {runs} runs, the simulators in turn
+in one process, and in every run the simulators must agree on what was reserved. {texts}
 """
 
 
@@ -24,7 +25,11 @@ def page_of(report: dict[str, Any]) -> str:
     """Return the page for a report of `measure_all`."""
     texts = " ".join(f"*{name}*: {text}." for name, text in TEXTS.items())
     machine = report["machine"]
-    parts = [_HEAD.format(**machine, events=report["events"], runs=report["runs"], texts=texts)]
+    parts = [
+        _HEAD.format(
+            **machine, events=report["events"], runs=report["runs"], times=LEAST_TIMES, texts=texts
+        )
+    ]
     parts.append(
         _table(
             "What was aimed at",
