@@ -44,7 +44,9 @@ def compile_beside(loops: tuple[str, ...]) -> None:
     except OSError:  # it is only a shortcut
         return
     atexit.register(_end, worker)
-    from ..policies.pytorch import PYTORCH  # noqa: F401 (loads all that is compiled apart)
+    # Both together load all that is compiled apart.
+    from ..policies.pytorch import PYTORCH  # noqa: F401
+    from ..sim import engine  # noqa: F401
     from ..sim.apart import FIRST, compile_all
 
     compile_all(FIRST)

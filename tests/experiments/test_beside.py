@@ -62,6 +62,28 @@ def test_what_is_needed_first_is_part_of_the_whole() -> None:
     assert set(first) < set(NAMES)
 
 
+IN_A_NEW_PROCESS = """
+import os, subprocess, sys
+from types import SimpleNamespace
+from tightfit.experiments import beside
+from tightfit.traces import jit
+
+subprocess.Popen = lambda *_, **__: SimpleNamespace(kill=int, wait=int)
+os.cpu_count = lambda: 2
+jit.cache_folder = lambda: "."
+jit.c_function = lambda signature: lambda function: print(function.__name__)
+beside.compile_beside(("NOTHING",))
+"""
+
+
+@pytest.mark.skipif(not jit.JIT, reason="nothing is compiled here")
+def test_a_first_command_that_has_loaded_nothing_else_compiles_what_is_needed_first() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", IN_A_NEW_PROCESS], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == [f"{name}_apart" for name in FIRST]
+
+
 @pytest.mark.parametrize("loops", [("NOTHING",), BESIDE_PLAIN])
 def test_the_loops_are_assumptions(loops: tuple[str, ...]) -> None:
     assert all(isinstance(getattr(assumed, loop), Assumed) for loop in loops)
