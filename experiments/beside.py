@@ -46,8 +46,8 @@ def compile_beside(loops: tuple[str, ...]) -> None:
     atexit.register(_end, worker)
     # Both together load all that is compiled apart.
     from ..policies.pytorch import PYTORCH  # noqa: F401
-    from ..sim import engine  # noqa: F401
     from ..sim.apart import FIRST, compile_all
+    from ..sim.engine import play  # noqa: F401
 
     compile_all(FIRST)
 
