@@ -148,7 +148,7 @@ def _usage_message(error: Any) -> str:
     """Word a wrong command line: what is wrong, the nearest right word, where to read more."""
     context = error.ctx
     path = context.command_path if context is not None else "tightfit"
-    message = error.format_message().strip()
+    message = error.format_message().strip() + _found(error)
     option = getattr(error, "option_name", None)
     if type(error).__name__ == "NoSuchOption" and option and context is not None:
         known = [word for p in context.command.get_params(context) for word in p.opts]
@@ -156,3 +156,10 @@ def _usage_message(error: Any) -> str:
             did_you_mean(option, [w for w in known if w.startswith("--")]) or "."
         )
     return f"{message} (see '{path} --help')"
+
+
+def _found(error: Any) -> str:
+    """Return ", found '...'" where a value was refused and Typer's message does not show it."""
+    rows = getattr(error.__cause__, "errors", list)()  # Pydantic's, behind Typer's own
+    values = [repr(str(row["input"])) for row in rows if "input" in row]
+    return f", found {', '.join(values)}" if values else ""

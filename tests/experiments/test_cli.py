@@ -84,6 +84,10 @@ def test_version(capsys: Any) -> None:
         (["--verson"], "did you mean '--version'?"),
         (["info"], "TRACE"),
         (["info", "a", "b"], "unexpected extra argument"),
+        (["workloads", "--events", "many"], "found 'many'"),
+        (["workloads", "--events", "7"], "1000, found '7'"),
+        (["compare", "x", "--packing", "-2.5"], "0, found '-2.5'"),
+        (["replay", "x", "--device", "1.5"], "found '1.5'"),
     ],
     ids=" ".join,
 )
