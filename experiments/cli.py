@@ -10,9 +10,11 @@ import atexit
 import gc
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
-from typing import Annotated, Any
+from contextlib import suppress
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -98,7 +100,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return BROKEN_PIPE
     except (KeyboardInterrupt, typer.Abort):
         print("\ntightfit: interrupted", file=sys.stderr)
+        if argv is None and threading.active_count() > 1:
+            _leave(INTERRUPTED)
         return INTERRUPTED
+
+
+def _leave(code: int) -> NoReturn:
+    """End this process now, whatever its threads are at: Python would wait for compiled code."""
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            stream.flush()
+    os._exit(code)
 
 
 def _run(words: list[str]) -> int:

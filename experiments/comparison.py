@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import PurePath
+from threading import Lock
 
 from ..policies.contender import BASELINE, Contender, contender, names
 from ..policies.live_bytes import peak_live_bytes
@@ -20,6 +19,7 @@ from ..sim.run import Run
 from ..traces.errors import ConfigError
 from ..traces.recording import Finding
 from ..traces.units import format_bytes
+from .share_out import share_out
 from .subject import Subject
 
 # What no policy can go below, the weakest first: label, source, bytes of a packed program.
@@ -151,23 +151,23 @@ def compare_all(
     ]
     todo = [(k, policy) for k in range(len(subjects)) for policy in policies]
 
-    def work(item: tuple[int, Contender]) -> tuple[int, Row]:
+    measured: list[list[Row]] = [[] for _ in subjects]
+    lock = Lock()
+
+    def work(item: tuple[int, Contender]) -> None:
         k, policy = item
         run = policy.replay(packed[k], gpu)
         bound = bounds[k][0].peak_reserved_bytes or 0
-        return k, _row(subjects[k], policy, gpu, run, bound, costs)
+        row = _row(subjects[k], policy, gpu, run, bound, costs)
+        with lock:
+            measured[k].append(row)
+            advance()
 
-    measured: list[list[Row]] = [[] for _ in subjects]
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        try:
-            for k, row in pool.map(work, todo):
-                measured[k].append(row)
-                advance()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    share_out(work, todo, waits=False)
+    place = {policy.label: k for k, policy in enumerate(policies)}
     out = []
     for k, subject in enumerate(subjects):
+        measured[k].sort(key=lambda r: place[r.policy])  # equals stand as they were asked for
         rows = sorted(measured[k], key=lambda r: (r.ooms, r.peak_reserved_bytes or 0))
         if packing_seconds > 0:
             bounds[k].append(_packing(packed[k], packing_seconds, bounds[k][0]))

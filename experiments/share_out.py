@@ -12,7 +12,10 @@ Item = TypeVar("Item")
 
 
 def share_out(
-    work: Callable[[Item], object], items: Iterable[Item], threads: int | None = None
+    work: Callable[[Item], object],
+    items: Iterable[Item],
+    threads: int | None = None,
+    waits: bool = True,
 ) -> None:
     """Do something with every item, on all cores.
 
@@ -23,6 +26,8 @@ def share_out(
         work: called once with each item, in several threads.
         items: taken in their order, one by one.
         threads: as many; None = one per core.
+        waits: Ctrl-C waits for what is being worked on; else that goes on in threads which nobody
+            waits for, and whoever interrupts must not use what they make.
 
     Raises:
         BaseException: the first error of `work`, or Ctrl-C. What is being worked on is finished;
@@ -46,10 +51,15 @@ def share_out(
             raise
 
     end = object()
-    with ThreadPoolExecutor(threads) as pool:
+    pool = ThreadPoolExecutor(threads)
+    patient = True
+    try:
         jobs = [pool.submit(drain) for _ in range(threads)]
-        try:
-            for job in jobs:
-                job.result()
-        finally:
-            over = True
+        for job in jobs:
+            job.result()
+    except KeyboardInterrupt:
+        patient = waits
+        raise
+    finally:
+        over = True
+        pool.shutdown(wait=patient)

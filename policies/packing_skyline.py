@@ -13,6 +13,9 @@ import numpy as np
 
 from ..traces.jit import inline, kernel
 
+STRETCHES, TODO = 0, 1  # where `_fill` stands
+STEPS = 30_000  # done at a time, a few tenths of a second of a hard packing
+
 
 @inline
 def _push(heap, n, height, place):
@@ -94,9 +97,12 @@ def _wanted(tree, width, low, high, end):
     return found
 
 
-@kernel
-def fill_skyline(first, last, size, priority, count):
+def fill_skyline(
+    first: np.ndarray, last: np.ndarray, size: np.ndarray, priority: np.ndarray, count: int
+) -> np.ndarray:
     """Pack buffers; return their offsets.
+
+    Compiled code does some steps at a time: Ctrl-C is heard between two pieces.
 
     Args:
         first, last: shape (n,) int64, half-open sections; sorted by first.
@@ -104,8 +110,18 @@ def fill_skyline(first, last, size, priority, count):
         priority: shape (n,) int64, > 0; highest first.
         count: number of sections.
     """
+    offset = np.zeros(len(first), np.int64)
+    at = np.array([1, len(first)], np.int64)
+    tree, row, end, before, height, heap = _begin(first, last, priority, count)
+    while at[TODO]:
+        _fill(first, last, size, count, STEPS, at, tree, row, end, before, height, heap, offset)
+    return offset
+
+
+@kernel
+def _begin(first, last, priority, count):
+    """Return what `_fill` goes on from; arguments as for `fill_skyline`."""
     n = len(first)
-    offset = np.zeros(n, np.int64)
     width = 1
     while width < n:
         width *= 2
@@ -132,9 +148,25 @@ def fill_skyline(first, last, size, priority, count):
         height[s] = -1
     heap = np.zeros((count + 3 * n + 8, 2), np.int64)
     end[0] = count
-    n_heap = 1
-    todo = n
-    while todo > 0:
+    return tree, row, end, before, height, heap
+
+
+@kernel
+def _fill(first, last, size, count, steps, at, tree, row, end, before, height, heap, offset):
+    """Lay buffers or raise stretches, so many steps at the most; called again, it goes on.
+
+    Args:
+        first, last, size, count: as for `fill_skyline`.
+        steps: how many.
+        at: shape (2,) int64; stretches in the heap, buffers to lay.
+        tree, row, end, before, height, heap: of `_begin`.
+        offset: shape (n,) int64, output.
+    """
+    width = len(tree) // 2
+    n_heap = at[STRETCHES]
+    todo = at[TODO]
+    while todo > 0 and steps > 0:
+        steps -= 1
         h = heap[0, 0]
         a = heap[0, 1]
         if height[a] != h:  # it has risen or was merged since
@@ -194,4 +226,5 @@ def fill_skyline(first, last, size, priority, count):
         height[f] = top
         _push(heap, n_heap, top, f)
         n_heap += 1
-    return offset
+    at[STRETCHES] = n_heap
+    at[TODO] = todo

@@ -322,6 +322,8 @@ def _plan(
     planned = ~(outlives & (upper - lower >= length))
     born, dies = np.where(outlives, 0, lower)[planned], np.minimum(upper, length)[planned]
     plan = pack(Buffers(born, dies, size[planned]), seconds=0.0)
+    if plan.interrupted:
+        raise KeyboardInterrupt
     rows = np.stack([plan.offsets, plan.offsets + size[planned], born, dies], axis=1)
     order = np.lexsort((born, plan.offsets))
     row_of = np.full(len(size), -1, np.int64)

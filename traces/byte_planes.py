@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from .distinct import PIECE, distinct
 from .errors import TraceError
 from .event import Action
 
@@ -78,19 +79,33 @@ def references(action: np.ndarray, addr: np.ndarray) -> np.ndarray:
         shape (number of FREE_REQUESTED and FREE_COMPLETED entries,), int64: distance to the
         latest ALLOC entry with the same address, 0 if there is none before it.
     """
-    is_free = frees(action)
-    order = np.argsort(addr, kind="stable")
-    by_addr = addr[order]
-    rank = np.arange(len(addr))
-    starts = np.ones(len(addr), bool)
-    starts[1:] = by_addr[1:] != by_addr[:-1]
-    group = np.maximum.accumulate(np.where(starts, rank, 0)) if len(addr) else rank
-    allocs = np.where(action[order] == Action.ALLOC, rank, -1)
-    latest = np.maximum.accumulate(allocs) if len(addr) else allocs
-    found = is_free[order] & (latest >= group)
-    distance = np.zeros(len(addr), np.int64)
-    distance[order[found]] = order[found] - order[latest[found]]
-    return distance[is_free]
+    table, place = distinct(addr)
+    latest = np.full(len(table), -1, np.int64)  # entry of each address's latest allocation so far
+    parts = [np.zeros(0, np.int64)]
+    for at in range(0, len(addr), PIECE):
+        act, own = action[at : at + PIECE], place[at : at + PIECE]
+        is_free, allocs = frees(act), np.flatnonzero(act == Action.ALLOC)
+        source = _latest_within(act == Action.ALLOC, own)
+        source = np.where(source >= 0, source + at, latest[own])
+        here = np.arange(at, at + len(act))
+        parts.append(np.where(source >= 0, here - source, 0)[is_free])
+        latest[own[allocs]] = allocs + at  # of equal places the last one stays
+    return np.concatenate(parts)
+
+
+def _latest_within(is_alloc: np.ndarray, place: np.ndarray) -> np.ndarray:
+    """For every entry of a piece the latest allocation at its place up to there; -1 = none."""
+    order = np.argsort(place, kind="stable")
+    by_place = place[order]
+    rank = np.arange(len(place))
+    starts = np.ones(len(place), bool)
+    starts[1:] = by_place[1:] != by_place[:-1]
+    group = np.maximum.accumulate(np.where(starts, rank, 0))
+    allocs = np.maximum.accumulate(np.where(is_alloc[order], rank, -1))
+    out = np.full(len(place), -1, np.int64)
+    found = allocs >= group
+    out[order[found]] = order[allocs[found]]
+    return out
 
 
 def frees(action: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from .distinct import distinct
 from .errors import TraceError
 from .event import ENTRY_COLUMNS, Action, empty_columns
 from .made_up import made_up_addresses
@@ -96,7 +97,7 @@ def number_addresses(columns: dict[str, np.ndarray]) -> Finding:
     served = np.flatnonzero(columns["kind"] != OOM)
     is_alloc = columns["kind"][served] == ALLOC
     # Numbered anew, without gaps: rows of no bytes are gone.
-    _, alloc = np.unique(columns["addr"][served], return_inverse=True)
+    _, alloc = distinct(columns["addr"][served])
     columns["addr"][served] = made_up_addresses(alloc, is_alloc, columns["size"][served])
     n = int(is_alloc.sum())
     return Finding("made_up_addresses", n, "the format has no addresses; they are made up")
@@ -125,7 +126,7 @@ def recording(
     kind = columns["kind"]
     if not len(kind):
         raise TraceError("found no allocations at all")
-    streams, number = np.unique(columns["stream"], return_inverse=True)
+    streams, number = distinct(columns["stream"])
     if len(streams) > MAX_STREAMS:
         raise TraceError(f"found {len(streams):,} streams, expected at most {MAX_STREAMS:,}")
     out = Recording(name, streams=streams.astype(np.int64), extra=extra)

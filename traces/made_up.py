@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from .distinct import distinct
 from .errors import TraceError
 from .jit import kernel
 from .units import GiB
@@ -67,12 +68,10 @@ def made_up_addresses(alloc: np.ndarray, is_alloc: np.ndarray, size: np.ndarray)
     Raises:
         TraceError: more is live at once than there are addresses.
     """
-    sizes, klass = np.unique(size, return_inverse=True)
+    sizes, klass = distinct(size)
     step = np.maximum((sizes + 511) // 512 * 512, 512)
     addr = np.zeros(len(alloc), np.int64)
-    stop = _place(
-        alloc.astype(np.int64), is_alloc, klass.astype(np.int64), step, FIRST, LIMIT, addr
-    )
+    stop = _place(alloc.astype(np.int64), is_alloc, klass, step, FIRST, LIMIT, addr)
     if stop >= 0:
         raise TraceError(f"row {stop:,}: found more than {LIMIT:,} bytes live at once")
     return addr

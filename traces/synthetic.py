@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .distinct import distinct
 from .jit import kernel
 from .program import Op, Program
 from .units import GiB, KiB, MiB
@@ -58,7 +59,7 @@ def program_of(is_malloc: np.ndarray, alloc: np.ndarray, size: np.ndarray) -> Pr
         alloc: shape (n,) allocation number of each op; numbered in the order of their mallocs.
         size: shape (A,) bytes asked for by each allocation.
     """
-    req_size, request = np.unique(size, return_inverse=True)
+    req_size, request = distinct(size)
     n = len(alloc)
     return Program(
         device=0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 
 import pytest
@@ -51,3 +52,27 @@ def test_interruption_leaves_what_was_not_begun() -> None:
     with pytest.raises(KeyboardInterrupt):
         share_out(work, range(10_000), 1)
     assert seen == list(range(6))
+
+
+def test_ctrl_c_need_not_wait_for_what_is_being_worked_on() -> None:
+    begun, go_on, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def work(_: int) -> None:
+        begun.set()
+        go_on.wait(30)
+        ended.set()
+
+    def press() -> None:
+        begun.wait(30)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        threading.Thread(target=press).start()
+        with pytest.raises(KeyboardInterrupt):
+            share_out(work, range(2), 1, waits=False)
+        assert not ended.is_set()
+    finally:
+        go_on.set()
+        signal.signal(signal.SIGINT, before)
+    assert ended.wait(30)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tightfit.policies import packing, packing_skyline
 from tightfit.policies.live_bytes import peak_live_bytes
 from tightfit.policies.packing import pack as pack_buffers
 from tightfit.policies.packing_bound import peak_live
 from tightfit.policies.packing_of_program import UNIT, buffers_of
 from tightfit.policies.packing_validator import packing_fault
+from tightfit.policies.planned import _plan
 from tightfit.sim.packing import pack
 
 from ..strategies import Script, random_program
@@ -49,3 +51,30 @@ def test_an_empty_program_needs_nothing() -> None:
     assert len(buffers_of(pack(Script().program()))) == 0
     assert pack_buffers(buffers_of(pack(Script().program()))).height == 0
     assert np.array_equal(buffers_of(pack(Script().program())).size, [])
+
+
+def test_what_is_packed_in_pieces_is_packed_as_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(3)
+    first = np.sort(rng.integers(0, 60, 200))
+    last = first + rng.integers(1, 20, 200)
+    size, priority = 512 * rng.integers(1, 99, 200), rng.permutation(200) + 1
+    packed = []
+    for steps in (1 << 30, 7, 1):
+        monkeypatch.setattr(packing_skyline, "STEPS", steps)
+        found = packing_skyline.fill_skyline(first, last, size, priority, int(last.max()))
+        packed.append(found.tolist())
+    assert packed[0] == packed[1] == packed[2]
+    height = int((np.array(packed[0]) + size).max())
+    assert packing_fault(first.tolist(), last.tolist(), size.tolist(), packed[0], height) == ""
+
+
+def test_ctrl_c_during_a_plan_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The search answers with the best so far; a policy that plans must not go on with that."""
+
+    def pressed(self: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(packing._Attempt, "improve", pressed)
+    size = np.array([512, 1024])
+    with pytest.raises(KeyboardInterrupt):
+        _plan(np.array([0, 1]), np.array([3, 2]), size, 4, None)
