@@ -96,6 +96,13 @@ def live(
 
     if not JIT:
         raise ConfigError("live: policies run as compiled code; unset NUMBA_DISABLE_JIT")
+    if stand_in == "list" and not check:
+        from ..recording.command import list_stand_ins
+
+        list_stand_ins(
+            as_json, "tightfit live --policy best_fit --stand-in h100-80g -- python train.py"
+        )
+        return
     if policy is None:
         raise ConfigError("--policy is missing: tightfit live --policy best_fit -- python train.py")
     if check:
@@ -146,7 +153,7 @@ def run_live(
         What was served, why devices could not be prepared, and the program's exit status.
 
     Raises:
-        ConfigError: something asked for does not exist.
+        ConfigError: something asked for does not exist, or PyTorch is a build without CUDA.
         PolicyError: there is no such policy, or it cannot run.
         VerificationError: the CUDA build or the stand-in cannot be had.
     """
@@ -175,14 +182,18 @@ def run_live(
             from ..recording.on_stand_in import on_stand_in
 
             plan = on_stand_in(plan, stand_in, torch, python, 1)
-        _check_interpreter(python, environment(plan))
+        _check_interpreter(python, environment(plan), needs_cuda=stand_in is None)
         told: list[Path] = []
         code = run(plan, python, told.append)
         return *_read(told), code
 
 
-def _check_interpreter(python: str, variables: dict[str, str]) -> None:
-    """See that the program's interpreter has this package.
+def _check_interpreter(python: str, variables: dict[str, str], needs_cuda: bool) -> None:
+    """See that the program's interpreter has this package, and a PyTorch that can use a GPU.
+
+    Args:
+        python, variables: the interpreter and its environment.
+        needs_cuda: whether the program runs in the interpreter's own PyTorch.
 
     Raises:
         ConfigError: it has not.
@@ -190,6 +201,7 @@ def _check_interpreter(python: str, variables: dict[str, str]) -> None:
     import subprocess
 
     from ...traces.errors import ConfigError
+    from ..recording.installed import installed_torch
 
     program = (
         "import importlib.util as u, sys; "
@@ -200,6 +212,13 @@ def _check_interpreter(python: str, variables: dict[str, str]) -> None:
         raise ConfigError(
             f"live: {python} does not import tightfit and torch; the policy runs inside the "
             "program, so both must be installed where the program runs"
+        )
+    own = installed_torch(python) if needs_cuda else None
+    if own is not None and not own.has_cuda:
+        raise ConfigError(
+            f"live: torch {own.version} of {python} is a build without CUDA, expected one with; "
+            "--stand-in h100-80g runs the program in one on a stand-in for a GPU, and --check "
+            "tries the policy without a program"
         )
 
 

@@ -129,7 +129,7 @@ def record(
     from ..outfile import check_output
 
     if "list" in (stand_in, fake):
-        _list(as_json)
+        list_stand_ins(as_json, "tightfit record --stand-in h100-80g -- python train.py")
         return
     if prepare:
         if stand_in is None or command:
@@ -362,7 +362,8 @@ def _prepare(stand_in: str, torch: str | None, as_json: bool) -> None:
     suggest(f"tightfit record --stand-in {stand_in}{release} -- python train.py")
 
 
-def _list(as_json: bool) -> None:
+def list_stand_ins(as_json: bool, then: str) -> None:
+    """Show the GPUs that the stand-in can be, and a command to go on with."""
     from ...traces.units import MiB
     from ..screen import Column, emit_json, suggest, table, verdict
     from .profiles import profiles
@@ -379,4 +380,4 @@ def _list(as_json: bool) -> None:
             for p in profiles().values()
         ],
     )
-    suggest("tightfit record --stand-in h100-80g -- python train.py")
+    suggest(then)

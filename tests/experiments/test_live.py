@@ -11,6 +11,7 @@ import pytest
 
 from tightfit.experiments import cli
 from tightfit.experiments.live.command import _read
+from tightfit.experiments.recording import installed
 from tightfit.traces.jit import JIT
 
 pytestmark = pytest.mark.skipif(not JIT, reason="live policies are C functions, compiled code")
@@ -69,22 +70,39 @@ def test_a_file_with_a_policy_is_checked_too(tmp_path: Path, capsys: Any) -> Non
     assert "live: threads" in capsys.readouterr().out
 
 
-def test_a_program_that_never_uses_a_gpu_is_said_to_be_one(capsys: Any) -> None:
+def test_a_program_that_never_uses_a_gpu_is_said_to_be_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
     pytest.importorskip("torch")
+    monkeypatch.setattr(installed, "installed_torch", lambda _: None)  # whatever its build
     command = ["live", "--policy", "best_fit", "--", sys.executable, "-c", "print(1)"]
     assert cli.main(command) == 2
     assert capsys.readouterr().out.startswith("NOTHING SERVED")
 
 
-def test_a_pytorch_without_cuda_ends_the_program_with_one_message(capfd: Any) -> None:
+def test_a_pytorch_without_cuda_is_refused_before_the_program_runs(
+    capsys: Any, tmp_path: Path
+) -> None:
     torch = pytest.importorskip("torch")
     if torch.version.cuda is not None:
         pytest.skip("this PyTorch has CUDA")
-    command = ["live", "--policy", "best_fit", "--", sys.executable, "-c", "import torch"]
-    assert cli.main(command) == 1
-    said = capfd.readouterr()
-    assert "expected a build with CUDA" in said.err and "Traceback" not in said.err
-    assert "ended with status 2" in said.out
+    mark = tmp_path / "ran"
+    program = f"open({str(mark)!r}, 'w')"
+    message = failure(capsys, "--policy", "best_fit", "--", sys.executable, "-c", program)
+    assert "is a build without CUDA" in message and "--stand-in h100-80g" in message
+    assert message.count("tightfit: ") == 1
+    assert not mark.exists()
+
+
+def test_the_stand_ins_are_listed_as_for_record(capsys: Any) -> None:
+    assert cli.main(["live", "--stand-in", "list"]) == 0
+    ours = capsys.readouterr().out
+    assert "tightfit live --policy best_fit --stand-in h100-80g" in ours
+    assert cli.main(["record", "--stand-in", "list"]) == 0
+    theirs = capsys.readouterr().out
+    assert ours.splitlines()[:-1] == theirs.splitlines()[:-1]
+    assert cli.main(["live", "--stand-in", "list", "--json"]) == 0
+    assert "h100-80g" in json.loads(capsys.readouterr().out)["profiles"]
 
 
 def test_what_processes_tell_is_put_together(tmp_path: Path) -> None:
