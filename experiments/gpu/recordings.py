@@ -54,7 +54,7 @@ def record_all(
     Args:
         machine: where.
         folder: for NAME.LINE.npz.
-        clock: nothing is begun when its time is up.
+        clock: nothing is begun that does not fit.
         tell: is told what was recorded, and what failed.
         only: one program alone.
 
@@ -65,10 +65,11 @@ def record_all(
     wanted = [(s, line) for s in subjects() if only in ("", s.name) for line in LINES]
     for subject, line in wanted:
         path = folder / f"{subject.name}.{line}.npz"
-        if path.is_file() or clock.left <= 0:
+        if path.is_file() or not clock.fits(subject.name):
             continue
         try:
-            record_one(subject, LINES[line], machine, path)
+            with clock.timing(subject.name):
+                record_one(subject, LINES[line], machine, path)
             tell(f"{path.name}: {path.stat().st_size >> 10:,} KiB")
         except VerificationError as error:
             tell(f"{path.name}: {error}")

@@ -15,8 +15,10 @@ import importlib
 import importlib.util
 import runpy
 import sys
+import time
 from pathlib import Path
 
+BEGUN = time.monotonic()  # a budget counts from here on
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -42,4 +44,5 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["module"]:
         run_module(sys.argv[2], sys.argv[3:])
         raise SystemExit(0)
-    raise SystemExit(importlib.import_module("tightfit.experiments.gpu.runs").main(sys.argv[1:]))
+    runs = importlib.import_module("tightfit.experiments.gpu.runs")
+    raise SystemExit(runs.main(sys.argv[1:], BEGUN))

@@ -49,8 +49,14 @@ OTHER = ("verify", "program", "compare")  # runs of things that are named
 PAST = "calls.json"  # of `all`: how each call of a run went
 
 
-def main(argv: Sequence[str]) -> int:
-    """Carry a run out; 0 = all confirmed, 1 = not, 2 = it could not be."""
+def main(argv: Sequence[str], begun: float | None = None) -> int:
+    """Carry a run out; 0 = all confirmed, 1 = not, 2 = it could not be.
+
+    Args:
+        argv: the words after `run.py`.
+        begun: when the budget's time began, of time.monotonic(); None = now.
+    """
+    begun = time.monotonic() if begun is None else begun
     parser = argparse.ArgumentParser(prog="run.py", description=__doc__)
     parser.add_argument("run", choices=["all", *SECONDS, *OTHER])
     parser.add_argument("paths", nargs="*", type=Path, help="traces; of compare: two folders")
@@ -70,7 +76,7 @@ def main(argv: Sequence[str]) -> int:
         if asked.run == "compare":
             return _compare(asked.paths, asked.out)
         machine = find_machine(asked.stand_in, asked.torch)
-        return _carry_all_out(names, asked, machine)
+        return _carry_all_out(names, asked, machine, begun)
     except TightfitError as error:
         print(f"run.py: {error}", file=sys.stderr)
         return 2
@@ -87,7 +93,9 @@ def _stop(number: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def _carry_all_out(names: Sequence[str], asked: argparse.Namespace, machine: Machine) -> int:
+def _carry_all_out(
+    names: Sequence[str], asked: argparse.Namespace, machine: Machine, begun: float
+) -> int:
     """Carry runs out one after another; one that fails keeps none of the others from its turn.
 
     Of several, one that an earlier call finished is passed over: working its verdict out again
@@ -96,11 +104,11 @@ def _carry_all_out(names: Sequence[str], asked: argparse.Namespace, machine: Mac
     Raises:
         TightfitError: the only run failed, or there is no device.
     """
-    clock = Clock(asked.budget)
+    clock = Clock(asked.budget, begun)
     answers = []
     for name in names:
         allowed = SECONDS.get(name, 480.0) if asked.budget is None else clock.left
-        if allowed <= 0:
+        if not clock.fits(name):
             print(f"{name}: not begun, the time is up; the same command goes on", flush=True)
             answers.append(1)
             continue
@@ -115,9 +123,9 @@ def _carry_all_out(names: Sequence[str], asked: argparse.Namespace, machine: Mac
             print(f"{name}: done by an earlier call, exit code {past[-1]['code']}", flush=True)
             answers.append(past[-1]["code"])
             continue
-        begun = time.monotonic()
+        run_begun = time.monotonic()
         try:
-            code, finished = _carry_out(name, asked, machine, out, Clock(allowed))
+            code, finished = _carry_out(name, asked, machine, out, clock.within(allowed))
         except TightfitError as error:
             if len(names) == 1 or isinstance(error, NoDevice):
                 raise
@@ -125,7 +133,7 @@ def _carry_all_out(names: Sequence[str], asked: argparse.Namespace, machine: Mac
             code, finished = 2, False
         answers.append(code)
         if len(names) > 1:
-            seconds = time.monotonic() - begun
+            seconds = time.monotonic() - run_begun
             print(f"{name}: {seconds:.0f} s", flush=True)
             call = {"stand_in": machine.stand_in, "seconds": seconds, "code": code,
                     "finished": finished}  # fmt: skip
@@ -162,7 +170,7 @@ def _carry_out(
             command = shlex.split(asked.command or "")
             if not command:
                 raise ConfigError("program: say which with --command 'python train.py'")
-        result = run_workload(command, machine, out / "pieces", clock.left)
+        result = run_workload(command, machine, out / "pieces", clock)
         write_workload(result, command, name, out)
         print("\n".join(describe(result, name)), flush=True)
         return int(result.verdict != "confirmed"), result.finished
@@ -220,7 +228,7 @@ def _checked(
     """
     lines = _lines(trace, conf)
     try:
-        sheet = check_trace(trace, lines, machine, out / "pieces", clock.left)
+        sheet = check_trace(trace, lines, machine, out / "pieces", clock)
     except NoDevice:
         found = accept_lines(lines, release_of(trace, None))
         print(f"V0 ONLY: {trace.name}, lines put to {found.parser}", flush=True)

@@ -43,7 +43,7 @@ def check_trace(
     lines: Sequence[Line],
     machine: Machine,
     folder: Path,
-    seconds: float | None = None,
+    clock: Clock | None = None,
     device: int | None = None,
     tell: Callable[[str], None] = lambda _: None,
     faults: dict[str, dict[str, str]] | None = None,
@@ -55,7 +55,7 @@ def check_trace(
         lines: the lines.
         machine: where the real allocator runs.
         folder: for the pieces; a second call goes on from what is there.
-        seconds: start nothing after so many.
+        clock: start nothing that does not fit; None = there is time.
         device: which device of the recording.
         tell: is told what is being done.
         faults: piece -> variables of its process alone; tests break the stand-in by them.
@@ -64,7 +64,7 @@ def check_trace(
         TraceError, ConfigError: the recording cannot be used.
         NoDevice: there is none, or nothing runs on it.
     """
-    clock = Clock(seconds)
+    clock = clock or Clock(None)
     subjects = load_subjects(trace, device)
     if len(subjects) > 1:
         found = ", ".join(str(s.device) for s in subjects)
@@ -134,6 +134,8 @@ class _Check:
 
     def result(self) -> LineResult:
         conf = self.line.conf
+        if self.pieces.get(conf, "accept") is None and not self.clock.fits("line"):
+            return LineResult(self.line.role, conf)  # to predict it takes a while as well
         rules = release(self.facts["torch"])
         try:
             parse_settings(conf, rules)
@@ -146,9 +148,10 @@ class _Check:
         first = next_limits(prediction.smallest_limit, peak, {})
         told = prediction.needs_addresses
         self.ask(
+            "line",
             [("accept", {"mode": "probe"}), self.play("place", True)]
             + [self.play(f"count{k}", told, witness=prediction.peak_op) for k in range(REPEATS)]
-            + [self.play(f"limit{limit}", told, limit=limit) for limit in first if limit > 0]
+            + [self.play(f"limit{limit}", told, limit=limit) for limit in first if limit > 0],
         )
         accepted = self.pieces.get(conf, "accept")
         if accepted is not None and "error" in accepted:
@@ -166,7 +169,7 @@ class _Check:
             else:
                 done = {limit: a["oom"] is None for limit, a in tries.items()}
                 limits = next_limits(prediction.smallest_limit, peak, done)
-                self.ask([self.play(f"limit{x}", told, limit=x) for x in limits])
+                self.ask("limits", [self.play(f"limit{x}", told, limit=x) for x in limits])
                 continue
             break
         known = [answer for answer in counted if answer is not None]
@@ -219,7 +222,7 @@ class _Check:
             return None
         return answer
 
-    def ask(self, asked: list[tuple[str, dict[str, Any]]]) -> None:
+    def ask(self, kind: str, asked: list[tuple[str, dict[str, Any]]]) -> None:
         """Have the pieces carried out that are not there yet, as far as time allows."""
         tasks = [
             {
@@ -232,7 +235,8 @@ class _Check:
             if self.pieces.get(self.line.conf, piece) is None
         ]
         if tasks and self.clock.left > 0:
-            why = self.machine.carry_out(tasks, self.line.conf, self.clock.left)
+            with self.clock.timing(kind):
+                why = self.machine.carry_out(tasks, self.line.conf, self.clock.left)
             first = Path(tasks[0]["answer"])
             if why and not first.is_file() and why != "the time was up":
                 # PyTorch could not even be imported under this line.

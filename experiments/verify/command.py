@@ -78,6 +78,7 @@ def verify(
     from .explain import TEXT
     from .lines import write_plan
     from .machine import find_machine
+    from .pieces import Clock
     from .sheet import write_sheet
 
     if explain:
@@ -104,7 +105,7 @@ def verify(
     machine = find_machine(stand_in, torch)
     announce_compiling(MAIN_PATH_SECONDS)
     try:
-        sheet = check_trace(trace, lines, machine, out / "pieces", budget, device, warn)
+        sheet = check_trace(trace, lines, machine, out / "pieces", Clock(budget), device, warn)
     except NoDevice as error:
         _check_lines_only(trace, lines, torch, str(error), as_json)
         raise typer.Exit(1) from None
@@ -153,6 +154,7 @@ def _verify_program(
     from ...traces.errors import ConfigError
     from ..outfile import make_folder
     from ..screen import emit_json, say, verdict, warn
+    from .pieces import Clock
     from .workload import run_workload
     from .workload_sheet import describe, write_workload
 
@@ -160,7 +162,7 @@ def _verify_program(
     if not command:
         raise ConfigError("--program: found nothing, expected a command such as 'python train.py'")
     make_folder(out)
-    result = run_workload(command, machine, out / "pieces", budget, tell=warn)
+    result = run_workload(command, machine, out / "pieces", Clock(budget), tell=warn)
     written = write_workload(result, command, "program", out)
     if as_json:
         emit_json({"verdict": result.verdict, "files": written, **asdict(result)})

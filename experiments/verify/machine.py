@@ -150,7 +150,8 @@ def ask_once(mode: str, machine: Machine, folder: Path, clock: Clock) -> dict[st
         return answer
     path = pieces.path("", mode)
     path.unlink(missing_ok=True)
-    why = machine.carry_out([{"mode": mode, "answer": str(path)}], "", clock.left)
+    with clock.timing(mode):
+        why = machine.carry_out([{"mode": mode, "answer": str(path)}], "", clock.left)
     answer = pieces.get("", mode) or {"error": why or "no answer"}
     if "error" in answer:
         raise VerificationError(f"verify: nothing was learnt of {mode}: {answer['error']}")

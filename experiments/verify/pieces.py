@@ -5,8 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+GUESS = 10.0  # seconds of a piece of which nothing is known
 
 
 class Pieces:
@@ -37,11 +41,46 @@ class Pieces:
 
 
 class Clock:
-    """How much of a time budget is left."""
+    """How much of a time budget is left, and whether a further piece fits into it.
 
-    def __init__(self, seconds: float | None) -> None:
-        self.end = None if seconds is None else time.monotonic() + seconds
+    Args:
+        seconds: the budget; None = none.
+        begun: when it began, of time.monotonic(); None = now.
+
+    Attributes:
+        taken: kind of piece -> seconds that the last one took.
+    """
+
+    def __init__(self, seconds: float | None, begun: float | None = None) -> None:
+        now = time.monotonic() if begun is None else begun
+        self.end = None if seconds is None else now + seconds
+        self.taken: dict[str, float] = {}
 
     @property
     def left(self) -> float:
         return 3600.0 if self.end is None else self.end - time.monotonic()
+
+    def within(self, seconds: float) -> Clock:
+        """A clock for a part of the work, which may take so many seconds of what is left."""
+        part = Clock(min(seconds, self.left))
+        part.taken = self.taken
+        return part
+
+    def fits(self, kind: str) -> bool:
+        """Return whether a piece would probably be done in time.
+
+        It is taken to need what the last of its kind did, else as much as the longest of any kind
+        and no less than GUESS. The first of all fits always: a call gets on however short it is.
+        """
+        if not self.taken:
+            return self.left > 0
+        return self.taken.get(kind, max(GUESS, *self.taken.values())) < self.left
+
+    @contextmanager
+    def timing(self, kind: str) -> Iterator[None]:
+        """Note how long a piece takes."""
+        begun = time.monotonic()
+        try:
+            yield
+        finally:
+            self.taken[kind] = time.monotonic() - begun

@@ -13,10 +13,13 @@ from typing import Any
 
 import pytest
 
-from tightfit.experiments.gpu import runs
-from tightfit.experiments.gpu.runs import SECONDS, main
+from tightfit.experiments.gpu import recordings, runs
+from tightfit.experiments.gpu.runs import DATA, SECONDS, main
+from tightfit.experiments.verify import check_trace, pieces
 from tightfit.experiments.verify.check_trace import NoDevice
-from tightfit.experiments.verify.machine import run_whole
+from tightfit.experiments.verify.lines import Line
+from tightfit.experiments.verify.machine import Machine, run_whole
+from tightfit.experiments.verify.pieces import GUESS, Clock
 from tightfit.traces.errors import VerificationError
 
 
@@ -100,6 +103,48 @@ def test_nothing_is_begun_once_the_time_is_up(
     faked = Runs(monkeypatch)
     assert main(["all", "-o", str(tmp_path), "--budget", "0"]) == 1
     assert faked.begun == [] and "decoding: not begun" in capsys.readouterr().out
+
+
+def test_a_piece_is_begun_only_if_what_the_last_of_its_kind_took_is_left() -> None:
+    clock = Clock(100.0, begun=time.monotonic() - 70)  # 30 seconds are left
+    assert clock.fits("short") and not Clock(0).fits("short")
+    clock.taken = {"short": 2.0, "long": 40.0}
+    assert clock.fits("short") and not clock.fits("long")
+    assert not clock.fits("unknown")  # may be as long as the longest
+    part = clock.within(5.0)
+    assert part.fits("short") and not part.fits("long")
+    part.taken["long"] = 1.0
+    assert clock.fits("long")  # they share what they learn
+    clock.taken = {"short": 2.0}
+    assert clock.fits("unknown") and not clock.within(GUESS - 1).fits("unknown")
+
+
+def test_a_recording_that_would_not_be_done_in_time_is_left_to_the_next_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def record_one(subject: Any, conf: str, machine: Any, path: Path) -> None:
+        time.sleep(0.3)
+        path.write_bytes(b"recorded")
+
+    monkeypatch.setattr(recordings, "record_one", record_one)
+    monkeypatch.setattr(pieces, "GUESS", 0.3)
+    machine, begun = Machine(), time.monotonic()
+    there, wanted = recordings.record_all(machine, tmp_path, Clock(1.0), lambda _: None)
+    assert 1 <= there <= 3 < wanted and time.monotonic() - begun < 1.2
+    again, _ = recordings.record_all(machine, tmp_path, Clock(0.5), lambda _: None)
+    assert again == there + 1
+
+
+def test_a_line_that_does_not_fit_is_not_even_predicted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(check_trace, "probe", lambda *_: {"torch": "2.15.0", "gpu": "H100"})
+    clock = Clock(5.0)
+    clock.taken["line"] = 6.0
+    trace = DATA / "mlp_train.npz"
+    lines = [Line("default", ""), Line("expandable", "expandable_segments:True")]
+    sheet = check_trace.check_trace(trace, lines, Machine(), tmp_path, clock)
+    assert [x.verdict for x in sheet.lines] == ["unfinished", "unfinished"]
 
 
 def test_when_the_time_is_up_nothing_that_was_started_lives_on(tmp_path: Path) -> None:
