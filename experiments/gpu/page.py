@@ -224,6 +224,11 @@ def _costs(costs: list[dict[str, Any]]) -> list[str]:
             row = table[call]
             out.append(f"| {call} | {row['call_us']:.2f} | {row['mib_us']:.4f} | {idle:.1f} | "
                        f"{loaded:.1f} |")  # fmt: skip
+        out += ["", "| size, idle | cudaMalloc, us | cudaFree, us |", "|---|--:|--:|"]
+        for (bytes_, alloc), (_, free) in zip(
+            found["costs"]["cudaMalloc"], found["costs"]["cudaFree"], strict=True
+        ):
+            out.append(f"| {format_bytes(bytes_)} | {alloc / 1000:.1f} | {free / 1000:.1f} |")
         out.append("")
     return out[:-1]
 

@@ -1,9 +1,10 @@
 """Programs to run on a GPU: for V3, and to record the allocator in situations of their own.
 
 V3: a GPT on texts of varying length, a serving loop, a CNN on several resolutions.
-Recorded besides: side streams, memory that runs out, the demonstrations of PyTorch's devlog.
+Recorded besides: side streams, memory that runs out, the demonstrations of PyTorch's devlog, and
+a server that flushes its cache.
 
-    python programs.py gpt_varlen|decoding|cnn|streams|out_of_memory|devlog
+    python programs.py gpt_varlen|decoding|cnn|streams|out_of_memory|devlog|decoding_flushed
 """
 
 # Torch may be absent where types are checked.
@@ -72,8 +73,13 @@ def gpt_varlen(torch: Any) -> None:
         optimizer.zero_grad(set_to_none=True)
 
 
-def decoding(torch: Any) -> None:
-    """Continuous decoding: every request has a cache of its own that grows."""
+def decoding(torch: Any, flushes: float = 0.0) -> None:
+    """Continuous decoding: every request has a cache of its own that grows.
+
+    Args:
+        torch: the module.
+        flushes: share of steps after which unused memory is given back to the driver.
+    """
     rng = random.Random(0)
     torch.set_default_dtype(torch.half)
     with torch.device("cuda"):
@@ -91,6 +97,13 @@ def decoding(torch: Any) -> None:
                 model(torch.randint(0, WORDS, (1, 1)).cuda(), request[0])[:, -1].argmax(-1)
                 request[1] -= 1
             live = [request for request in live if request[1] > 0]
+            if rng.random() < flushes:
+                torch.cuda.empty_cache()
+
+
+def decoding_flushed(torch: Any) -> None:
+    """The same in a server that calls empty_cache() now and then, as many do."""
+    decoding(torch, flushes=0.2)
 
 
 def cnn(torch: Any) -> None:
@@ -177,7 +190,7 @@ def devlog(torch: Any) -> None:
 
 PROGRAMS = {
     "gpt_varlen": gpt_varlen, "decoding": decoding, "cnn": cnn, "streams": streams,
-    "out_of_memory": out_of_memory, "devlog": devlog,
+    "out_of_memory": out_of_memory, "devlog": devlog, "decoding_flushed": decoding_flushed,
 }  # fmt: skip
 
 

@@ -17,7 +17,9 @@ from ..verify.machine import Machine
 from ..verify.pieces import Clock
 
 HERE = Path(__file__).parent
-OWN = ("streams", "out_of_memory", "devlog", "gpt_varlen", "cnn")  # of programs.py
+OWN = (  # of programs.py
+    "streams", "out_of_memory", "devlog", "decoding_flushed", "gpt_varlen", "cnn",
+)  # fmt: skip
 # Of the corpus, in the order of what they can teach: work spaces, graphs, growth, odd shapes.
 CORPUS = (
     "gpt_bf16", "convnet", "serve_graphs", "gpt_fp32", "diffusion", "mixture_of_experts", "lora",

@@ -42,7 +42,7 @@ CHECKS = {
 WORKLOADS = ("gpt_varlen", "decoding", "cnn")  # V3, of programs.py
 # Run -> seconds it may take on a GPU; most valuable first. Together they stay below half an hour.
 SECONDS = {
-    "habits": 60, "costs": 30, "training": 180, "worse": 60, "recordings": 300, "serving": 210,
+    "habits": 60, "costs": 30, "training": 180, "worse": 60, "recordings": 320, "serving": 210,
     "gpt_varlen": 330, "cnn": 270, "decoding": 330,
 }  # fmt: skip
 OTHER = ("verify", "program", "compare")  # runs of things that are named

@@ -13,6 +13,8 @@ from ...traces.whole_file import replacing
 from .machine import Machine, ask_once
 from .pieces import Clock
 
+LEAST = 2 * MiB  # PyTorch asks the driver for no less; smaller calls cost another price
+
 
 def measure_costs(machine: Machine, folder: Path, clock: Clock) -> dict[str, Any]:
     """Have the driver's calls timed, once; see driver_calls.py for the answer.
@@ -65,8 +67,9 @@ def cost_table(answer: dict[str, Any], date: str, stand_in: str) -> dict[str, di
     behind, kernel = costs["behind_kernel"], costs["kernel"] / 1000
     table: dict[str, dict[str, Any]] = {}
     for call in CALLS:
-        call_us, mib_us = line_through(costs[call])
-        sizes = ", ".join(str(size // MiB) for size, _ in costs[call])
+        asked = [point for point in costs[call] if point[0] >= LEAST]
+        call_us, mib_us = line_through(asked)
+        sizes = ", ".join(str(size // MiB) for size, _ in asked)
         idle, loaded = under_load(costs, call)
         source = (
             f"{where}; medians at {sizes} MiB, fitted by relative error; {behind[call][0] // MiB} "

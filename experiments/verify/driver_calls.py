@@ -11,7 +11,10 @@ from collections.abc import Callable
 from typing import Any
 
 MIB = 1 << 20
-MALLOC_MIB = (2, 20, 64, 256, 1024)
+# Below 2 MiB the driver divides pages that it has; PyTorch asks for no less.
+MALLOC_BYTES = (
+    512, 4096, MIB, 2 * MIB, 3 * MIB, 20 * MIB, 64 * MIB, 256 * MIB, 1024 * MIB, 4096 * MIB,
+)  # fmt: skip
 MAP_MIB = (2, 20, 200)
 LOADED_MIB = 20  # behind a kernel; among the sizes of both lists above
 KERNEL_CYCLES = 200_000  # about 100 microseconds
@@ -54,10 +57,12 @@ def measure(torch: Any) -> dict[str, Any]:
     torch.empty(1, device="cuda")
     runtime, driver = load_driver()
     out: dict[str, Any] = {name: [] for name in ("cudaMalloc", "cudaFree")}
-    for mib in MALLOC_MIB:
-        allocs, frees = zip(*(_malloc(runtime, mib * MIB) for _ in range(REPEATS)), strict=True)
-        out["cudaMalloc"].append([mib * MIB, median(allocs)])
-        out["cudaFree"].append([mib * MIB, median(frees)])
+    for size in MALLOC_BYTES:
+        if size > torch.cuda.mem_get_info()[0] // 2:
+            continue  # too much for this device
+        allocs, frees = zip(*(_malloc(runtime, size) for _ in range(REPEATS)), strict=True)
+        out["cudaMalloc"].append([size, median(allocs)])
+        out["cudaFree"].append([size, median(frees)])
     for mib in MAP_MIB:
         rows = [_mapping(driver, mib * MIB) for _ in range(REPEATS)]
         for name in rows[0]:

@@ -50,6 +50,8 @@ def leave_results(folder: Path, stand_in: str) -> None:
     result = replace(judge(lines, stand_in, True), facts=FACTS, date="2026-11-25")
     write_workload(result, ["python", "cnn.py"], "cnn", folder)
     costs: dict[str, Any] = {call: [[n * MiB, 9000 + 100 * n] for n in (2, 20)] for call in CALLS}
+    costs["cudaMalloc"] = [[512, 1700], *costs["cudaMalloc"]]
+    costs["cudaFree"] = [[512, 2600], *costs["cudaFree"]]
     costs |= {"behind_kernel": {call: [20 * MiB, 77_000] for call in CALLS}, "kernel": 100_000}
     for name, key, value in (("habits", "habits", HABITS), ("libraries", "libraries", [LIBRARY]),
                              ("costs", "costs", costs)):  # fmt: skip
@@ -84,7 +86,7 @@ def test_the_page_has_every_kind_of_result_of_a_gpu(tmp_path: Path) -> None:
         "# On a real GPU", "2.11.0, driver 580.1", "on 1 recordings", "`a:1` | winner", "falling",
         "| at::cuda::getNewWorkspace | 32.0 MiB | 2 |", "cudaMalloc aligns to 512 B", "elsewhere",
         "| matmul bf16 | 32.0 MiB | 44.0 MiB | 3.0 MiB |", "(100.00%)",
-        "| cuMemMap | 9.00 | 0.1000 | 11.0 | 77.0",
+        "| cuMemMap | 9.00 | 0.1000 | 11.0 | 77.0", "| 512 B | 1.7 | 2.6 |",
     ):  # fmt: skip
         assert part in text, part
     assert "stand-in for" not in text and "Rehearsal" not in text

@@ -16,6 +16,7 @@ from tightfit.experiments.recording.whole_wheel import Build
 from tightfit.experiments.subject import find_release, load_subjects
 from tightfit.sim.costs import read_costs
 from tightfit.traces.load import load
+from tightfit.traces.program import Op
 from tightfit.traces.units import MiB
 
 pytestmark = pytest.mark.slow
@@ -38,6 +39,20 @@ def test_habits_and_costs_are_those_of_the_stand_in(build: Build, tmp_path: Path
     assert space["matmul fp32"] == space["matmul on another stream"] == 32 * MiB
     assert carry_out(build, "costs", "-o", tmp_path) == 0
     assert "STAND-IN" in read_costs(tmp_path / "driver_costs.json")["cuMemMap"].source
+    costs = json.loads((tmp_path / "costs.json").read_text())["costs"]
+    for call in ("cudaMalloc", "cudaFree"):
+        sizes = [size for size, _ in costs[call]]
+        assert sizes[:3] == [512, 4096, MiB] and sizes[-1] == 4096 * MiB, call
+
+
+def test_a_server_that_flushes_is_reproduced(build: Build, tmp_path: Path) -> None:
+    words = ["recordings", "--only", "decoding_flushed", "-o", tmp_path]
+    assert carry_out(build, *words) == 0
+    for line in ("default", "expandable"):
+        (subject,) = load_subjects(tmp_path / f"decoding_flushed.{line}.npz")
+        assert find_release([subject], None).exactness[0].is_exact
+        flushes = int((subject.program.op == Op.EMPTY_CACHE).sum())
+        assert flushes >= 3, "memory went back to the driver while the server ran"
 
 
 def test_programs_are_recorded_compared_and_shown(build: Build, tmp_path: Path) -> None:

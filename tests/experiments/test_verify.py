@@ -456,6 +456,8 @@ def test_costs_are_a_line_through_what_was_measured(tmp_path: Path) -> None:
     measured: dict[str, Any] = {
         call: [[n * MiB, 7000 + 200 * n] for n in (2, 20, 200)] for call in calls
     }
+    # What PyTorch never asks for says nothing of what it pays.
+    measured["cudaMalloc"] += [[512, 900_000], [MiB, 1]]
     measured["cudaFree"] = [[n * MiB, 9000] for n in (2, 20, 200)]
     behind = {call: [20 * MiB, 12_000] for call in calls} | {"cudaFree": [20 * MiB, 99_000]}
     measured |= {"behind_kernel": behind, "kernel": 100_000}
@@ -465,6 +467,7 @@ def test_costs_are_a_line_through_what_was_measured(tmp_path: Path) -> None:
     assert (costs["cudaMalloc"].call_us, costs["cudaMalloc"].mib_us) == (7.0, 0.2)
     assert (costs["cudaFree"].call_us, costs["wait"].call_us) == (9.0, 90.0)
     assert costs["wait"].kind == "measured"
+    assert "medians at 2, 20, 200 MiB" in costs["cudaMalloc"].source
     assert "20 MiB behind a kernel of 100 us take 12.0 us, idle 11.0" in costs["cuMemMap"].source
     for fact in ("H100", "575.57", "2026-11-25"):
         assert fact in costs["cuMemMap"].source
