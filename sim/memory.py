@@ -204,9 +204,8 @@ class Buffer:
         self.names = [f[0] for f in fields] + [c[0] for c in columns]
         widths = [np.dtype(code).itemsize for _, code in columns]
         self.column_offsets = [sum(widths[:k]) for k in range(len(widths))]
-        self._header = lru_cache(64)(
-            self._made_header
-        )  # the next run's dimensions are often the same
+        # The next run's dimensions are often the same.
+        self._header = lru_cache(64)(self._made_header)
         if sum(widths) > RECORD:
             raise ValueError(f"columns take {sum(widths)} bytes, expected at most {RECORD}")
         n = len(fields)

@@ -51,7 +51,6 @@ UNIT = 1 << UNIT_BITS
 USUAL_PAGES = (20 * MiB, 2 * MiB)
 LONG_TRACE = 200_000  # events from which a finer rank table pays for itself
 PLANS_KEPT = 16  # per packed program
-LAST = ("last",)  # where the last (requests, start, plan) is kept among them
 COARSE, FINE = 6, 11  # cells per octave = 2 ** these
 
 
@@ -153,19 +152,8 @@ def _expands_pools(program: Program, requests: Requests) -> tuple[bool, bool]:
 def plan_of(packed: Packed, requests: Requests, start: Layout | None) -> Plan:
     """The plan of one configuration that does not change; arguments as for build_plan.
 
-    Most settings leave sizes and pools alone: what follows from those is worked out once. The same
-    requests again, as on another device, need no plan of their own.
+    Most settings leave sizes and pools alone: what follows from those is worked out once.
     """
-    last = packed.plans.get(LAST)
-    if last is not None and last[0] is requests and last[1] is start:
-        return last[2]
-    plan = _plan_like(packed, requests, start)
-    packed.plans[LAST] = (requests, start, plan)
-    return plan
-
-
-def _plan_like(packed: Packed, requests: Requests, start: Layout | None) -> Plan:
-    """A plan made from one of other requests that are alike, if there is one."""
     key = (
         start is None,
         _expands_pools(packed.program, requests),

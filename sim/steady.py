@@ -164,7 +164,7 @@ def skip_ahead(
                 _advance(f, plan, mark, now, cycles)
                 return cycles * (at - marked) * period.length
             if is_due:
-                power *= 1 if mark is None else 2
+                power = 1 if mark is None else 2 * power
                 mark, marked = now, at
         looks += 1
         if looks % LOOKS == 0:

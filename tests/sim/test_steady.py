@@ -14,10 +14,12 @@ from tightfit.policies.native import replay_native
 from tightfit.sim import replay as replaying
 from tightfit.sim import steady
 from tightfit.sim.device import Device
+from tightfit.sim.memory import Fields
 from tightfit.sim.packing import Packed, pack
 from tightfit.sim.release import Release, release
 from tightfit.sim.run import Run
 from tightfit.sim.settings import OFF, Settings
+from tightfit.sim.state import HIGHEST_ID
 from tightfit.traces.errors import TraceError
 from tightfit.traces.history import lift
 from tightfit.traces.load import load
@@ -134,6 +136,31 @@ def test_most_repetitions_are_skipped(skipped: list[int]) -> None:
     for seed in range(30):
         replay_native(pack(repeated(seed, 40)), Settings(), release("2.15"))
     assert sum(n > 0 for n in skipped) > 25
+
+
+@pytest.mark.parametrize("n_ops", [20_000, 300_000, 1_000_000])
+def test_looking_in_vain_ends_when_it_has_cost_its_share(
+    n_ops: int, skipped: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed = pack(PATTERNS["train"](n_ops))
+    period = packed.period
+    assert period is not None
+    marks: list[int] = []
+
+    def never_the_same(f: Fields, *rest: Any) -> steady.Mark:
+        marks.append(steady.MARK + steady.PER_BLOCK * int(f["g"][HIGHEST_ID]))
+        mark = take_mark(f, *rest)
+        mark.form[0] = np.array([len(marks)])
+        return mark
+
+    take_mark = steady.take_mark
+    monkeypatch.setattr(steady, "take_mark", never_the_same)
+    replay_native(packed, Settings(), release("2.15"))
+    stretch = period.length * period.repeats
+    assert skipped == [0]
+    assert bool(marks) == (n_ops > 20_000)  # one look at so short a stretch costs too much
+    assert sum(marks[:2]) <= steady.SOON * stretch
+    assert len(marks) <= 2 or sum(marks) <= steady.SHARE * stretch
 
 
 @pytest.mark.parametrize("share", [None, 1.05, 1.0, 0.9])
