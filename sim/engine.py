@@ -23,6 +23,7 @@ from .reclaim import (
     release_pool,
     synchronize,
 )
+from .spares import new_id
 from .state import (
     ALLOCATED,
     ASKED,
@@ -57,7 +58,6 @@ from .state import (
     SPARES_NEEDED,
     STOP_AT_OOM,
     SYNCS,
-    new_id,
 )
 from .stats import track_malloc
 from .view import view

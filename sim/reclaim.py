@@ -16,6 +16,7 @@ from .driver import log
 from .expandable import home, unmap
 from .index import gather, insert, move, remove, sort_blocks, stays
 from .segments import releasable, release_segment
+from .spares import drop_id
 from .state import (
     ALLOCATED,
     BIN_SHIFT,
@@ -40,7 +41,6 @@ from .state import (
     RESERVED,
     SYNCS,
     UNMAPPED,
-    drop_id,
     is_free,
     is_split,
     state_of,
