@@ -96,17 +96,14 @@ CHAIN_WORDS = 10  # addr, size, state, lane, expandable, phase, order, slot, cla
 
 def new_state(policy: Policy, plan: Plan, packed: Packed, blocks: int, log_rows: int) -> np.ndarray:
     """Return an empty state with room for `blocks` block ids and `log_rows` log rows."""
-    words0 = (plan.n_bins >> 6) + 66
-    words1 = (words0 >> 6) + 66
-    words2 = (words1 >> 6) + 66
+    beyond = (plan.n_bins >> 6) + 1  # word of bits0 whose bin ends every search
     dimensions = dict(
         blocks=blocks,
         # The loop looks ahead at an op's slot before it knows that RELEASE_POOL names a pool there.
         slots=max(packed.n_slots, len(packed.program.pools)),
         bins=plan.n_bins + 1,
-        words0=words0,
-        words1=words1,
-        words2=words2,
+        words0=beyond + 1,
+        words1=(beyond >> 6) + 1,
         lanes=max(1, len(plan.lanes)),
         pools=plan.pools.size,
         stats=N_STATS,
@@ -116,6 +113,8 @@ def new_state(policy: Policy, plan: Plan, packed: Packed, blocks: int, log_rows:
     if buffer is None:
         buffer = STATE.new(**dimensions)
     f = STATE.views(buffer)
+    f["bits0"][beyond] = 1
+    f["bits1"][beyond >> 6] = 1 << (beyond & 63)
     f["pool"][: plan.pools.size] = plan.pools.ravel()
     g, opt = f["g"], f["opt"]
     f["table"][:TABLE_SIZE] = policy.addresses()

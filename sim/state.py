@@ -14,9 +14,10 @@ from .memory import Buffer
 # --- counters, s.g[...] -------------------------------------------------------------------------
 (
     ALLOCATED,  # bytes in blocks handed out
-    PEAK_ALLOCATED,
+    PEAK_ALLOCATED,  # until PENDING last changed
+    LATEST_PEAK,  # of ALLOCATED since then, so that a malloc need not look at what is pending
     PENDING,  # bytes freed but awaiting another stream; active = allocated + pending
-    PEAK_ACTIVE,
+    PEAK_ACTIVE,  # until PENDING last changed
     REQUESTED,  # bytes asked for by active blocks
     PEAK_REQUESTED,
     RESERVED,  # bytes obtained from the driver
@@ -59,7 +60,7 @@ from .memory import Buffer
     ACCESS_BYTES,
     UNMAPS,  # cuMemUnmap
     UNMAP_BYTES,
-) = range(45)
+) = range(46)
 N_COUNTERS = 64
 
 # --- fixed options of a run, s.opt[...] -----------------------------------------------------------
@@ -137,15 +138,13 @@ STATE = Buffer(
         ("g", "i8", N_COUNTERS),
         ("opt", "i8", N_OPTIONS),
         ("table", "i8", TABLE_SIZE),  # addresses of the functions compiled apart, see apart.py
-        ("bits3", "u8", 1),
         ("param", "i8", 16),  # a policy's parameters, in the order of their declaration
         ("extra", "i8", 64),  # scratch of hook-based policies, part of the state
         ("spare", "i4", "blocks"),  # stack of block ids in use before
         ("slot", "i4", "slots"),  # block held by a slot, 0 = none
         ("root", "i4", "bins"),  # heap of a bin, 0 = empty
-        ("bits0", "u8", "words0"),  # non-empty bins; each level has a bit per word of the one below
-        ("bits1", "u8", "words1"),
-        ("bits2", "u8", "words2"),
+        ("bits0", "u8", "words0"),  # non-empty bins
+        ("bits1", "u8", "words1"),  # words of bits0 that are not empty, or were
         ("unmapped", "i4", "lanes"),  # first unmapped range, by address
         ("pool", "i8", "pools"),  # pool table
         ("stat", "i8", "stats"),
