@@ -147,12 +147,12 @@ def carve_new(s, b, q, did_split):
 
 
 @inline
-def _count_malloc(s, q, size):
+def _count_malloc(s, size, asked):
     """Allocated and requested bytes with a block of `size` for the request; counts their peaks."""
-    allocated = s.g[ALLOCATED] + size
-    s.g[LATEST_PEAK] = max(s.g[LATEST_PEAK], allocated)
-    requested = s.g[REQUESTED] + s.classes[q + ASKED]
-    s.g[PEAK_REQUESTED] = max(s.g[PEAK_REQUESTED], requested)
+    allocated, latest = s.g[ALLOCATED] + size, s.g[LATEST_PEAK]
+    requested, most = s.g[REQUESTED] + asked, s.g[PEAK_REQUESTED]
+    s.g[LATEST_PEAK] = max(latest, allocated)
+    s.g[PEAK_REQUESTED] = max(most, requested)
     return allocated, requested
 
 
@@ -170,7 +170,9 @@ def malloc(policy, s, klass, try_op, is_brief):
         need, lane = s.classes[q + NEED], s.classes[q + LANE]  # a free block is of the lane
         rest = s.size[b] - need
         if is_brief:
-            _count_malloc(s, q, need if splits(policy, s, q, rest) else s.size[b])
+            _count_malloc(
+                s, need if splits(policy, s, q, rest) else s.size[b], s.classes[q + ASKED]
+            )
             return np.int64(PASSED)
         did_split = splits(policy, s, q, rest)
         if did_split:
@@ -197,8 +199,9 @@ def malloc(policy, s, klass, try_op, is_brief):
         b = carve_new(s, b, q, did_split)
     if tracks(s):
         track_malloc(s, b, q, did_split)
-    s.asked[b] = s.classes[q + ASKED]
-    s.g[ALLOCATED], s.g[REQUESTED] = _count_malloc(s, q, s.size[b])
+    asked = s.classes[q + ASKED]
+    s.asked[b] = asked
+    s.g[ALLOCATED], s.g[REQUESTED] = _count_malloc(s, s.size[b], asked)
     return b
 
 

@@ -79,14 +79,12 @@ FAULTS = (
     Fault(
         "what is freed at once counts whole blocks",
         "sim/engine.py",
-        "need if splits(policy, s, q, rest) else s.size[b])\n            return",
-        "s.size[b])\n            return",
+        "s, need if splits(policy, s, q, rest) else s.size[b],", "s, s.size[b],",
     ),
     Fault(
         "what is freed at once counts its own size alone",
         "sim/engine.py",
-        "need if splits(policy, s, q, rest) else s.size[b])\n            return",
-        "need)\n            return",
+        "s, need if splits(policy, s, q, rest) else s.size[b],", "s, need,",
     ),
     Fault(
         "every attempt counts as a retry",
