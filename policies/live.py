@@ -36,8 +36,10 @@ from ..sim.live_state import (
 from ..sim.param import parse_params
 from ..traces.errors import ConfigError
 from .catalogue import NATIVE, PRESETS
-from .live_device import Live, Setting, calls_of, keep_for_ever, the_root
+from .live_device import Live, the_root
+from .live_mechanism import calls_of
 from .live_region import CudaRegion, address_of_function
+from .live_setting import Setting, keep_for_ever
 from .named import find_policy
 from .runs_live import checked_live
 from .user_file import is_user_file, split_words

@@ -21,7 +21,8 @@ from ..traces.program import Op
 from ..traces.random_programs import random_program
 from ..traces.units import MiB
 from .conformance import Broken, Claim, Trial, without_waiting, words_of
-from .live_device import CalledLive, Setting
+from .live_device import CalledLive
+from .live_setting import Setting
 from .playing import play_policy
 from .runs_live import checked_live
 

@@ -1,4 +1,4 @@
-"""What a live allocator remembers beside its policy's ground, and how C functions find it.
+"""What a live allocator remembers beside its policy's state, and how C functions find it.
 
 A live allocator is a policy called by a running program instead of a replay loop. Its state has one
 buffer per device; the root, one short array per process, says where these are. Machine code on disk
@@ -9,19 +9,22 @@ resolves.
 from __future__ import annotations
 
 from collections import namedtuple
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..traces.errors import ConfigError
-from ..traces.jit import JIT, inline
+from ..traces.jit import JIT, c_function, inline
 from .memory import Buffer
 
 MOST_DEVICES = 64
 MOST_STREAMS = 1024  # per device; PyTorch itself has at most 129
-MOST_BLOCKS = 1 << 20  # rows of the ground
+MOST_LANES = 256  # streams of a device under a policy that keeps them apart
+MOST_BLOCKS = 1 << 20  # rows of the policy's ground or state
 PAGE = 2 << 20  # bytes; the driver's granularity
 SPACE = 1 << 44  # bytes of addresses a device may use; memory is mapped only where it is needed
+UNPREPARED = -1  # what SERVE returns of a request that Python must be asked about first
 
 # --- words of the root ---
 (
@@ -46,7 +49,13 @@ ROOT_WORDS = FIRST_DEVICE + MOST_DEVICES
 # --- words of a LIVE buffer ---
 (
     LOCK,
-    GROUND_AT,  # address of the policy's ground
+    SERVE,  # C functions of the kind of policy, see live_mechanism.py and live_hooks.py
+    TAKE_BACK,
+    GIVE_BACK,
+    KEEP,
+    PREPARE,  # C function: (bytes, stream) -> 1 = now known, 0 = cannot be; only for UNPREPARED
+    STATE_AT,  # address of the policy's ground, or of its state
+    PLAN_AT,  # of its plan, if it has one
     ALLOCATE,  # the policy's calls, compiled apart
     FREE,
     TRIM,
@@ -78,7 +87,7 @@ ROOT_WORDS = FIRST_DEVICE + MOST_DEVICES
     REFUSED_SPACE,
     REFUSED_PAGES,  # the driver had less than was promised
     POOLS,  # private pools asked for
-) = range(33)
+) = range(39)
 STAND_IN, CUDA = 0, 1
 
 ENTRY_WORDS = 4  # of the table of addresses, see live_table.py
@@ -99,6 +108,18 @@ LIVE = Buffer(
 MANY = 0xFFFF
 
 Live = namedtuple("Live", [f[0] for f in LIVE.fields])
+
+
+@inline
+def first_page(offset):
+    """Number of the page in which a block at an offset of the region begins."""
+    return offset // PAGE
+
+
+@inline
+def end_page(offset, size):
+    """One more than the number of the page in which a block of `size` bytes ends."""
+    return (offset + size - 1) // PAGE + 1
 
 
 def new_live() -> np.ndarray:
@@ -169,10 +190,19 @@ if JIT and not TYPE_CHECKING:
         """The root's words."""
         return i8_at(root_address(), np.int64(0))
 
-    def c_signature(returns: str, takes: tuple[str, ...]) -> Any:
-        """Signature of a C function of "i8" and "i4" integers; "" returns nothing."""
+    def c_functions_of(*functions: tuple[Callable[..., Any], str, tuple[str, ...]]) -> Any:
+        """C functions by name, compiled or found on disk, each with its `address`.
+
+        Args:
+            functions: each with what it returns and takes, "i8" and "i4" integers; "" is nothing.
+        """
         kinds = {"i8": types.int64, "i4": types.int32, "": types.void}
-        return kinds[returns](*[kinds[code] for code in takes])
+        return {
+            function.__name__: c_function(kinds[returns](*[kinds[code] for code in takes]))(
+                function
+            )
+            for function, returns, takes in functions
+        }
 
     def publish_root(words: np.ndarray) -> None:
         """Let the linker find the root; once per process, before any C function is loaded.
@@ -189,4 +219,4 @@ else:
     def _needs_compiling(*_: Any) -> Any:
         raise ConfigError("a live policy runs as compiled code; unset NUMBA_DISABLE_JIT")
 
-    try_lock = unlock = live_at = root = c_signature = publish_root = _needs_compiling
+    try_lock = unlock = live_at = root = c_functions_of = publish_root = _needs_compiling

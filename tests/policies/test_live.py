@@ -17,8 +17,10 @@ from tightfit.policies.catalogue import MECHANISMS, POLICIES
 from tightfit.policies.conformance import Broken, Trial, without_waiting
 from tightfit.policies.live import install, setting_of
 from tightfit.policies.live_conformance import LIVE_CLAIMS, difference
-from tightfit.policies.live_device import CalledLive, Setting, calls_of, the_root
+from tightfit.policies.live_device import CalledLive, the_root
+from tightfit.policies.live_mechanism import calls_of
 from tightfit.policies.live_region import CudaRegion, StandInRegion
+from tightfit.policies.live_setting import Setting
 from tightfit.policies.runs_live import live_fault, live_names
 from tightfit.sim.ground import new_block
 from tightfit.sim.ground_driver import driver_malloc
