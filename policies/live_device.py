@@ -28,6 +28,7 @@ from ..sim.live_state import (
     POOLS,
     REFUSED_PAGES,
     REFUSED_ROWS,
+    REFUSED_SIZES,
     REFUSED_SPACE,
     REFUSED_STREAMS,
     ROOT_WORDS,
@@ -38,10 +39,13 @@ from ..sim.live_state import (
     new_live,
     publish_root,
 )
+from ..sim.mechanism import Mechanism
 from ..traces.errors import ConfigError
-from .live_mechanism import LiveMechanism
+from .live_mechanism import LiveMechanism, calls_of
 from .live_region import Region, StandInRegion, address_of_function
 from .live_setting import Setting, keep_for_ever
+from .live_variant import LiveVariant, prepared
+from .playing import AnyPolicy
 from .runs_live import checked_live
 
 COUNTERS = {
@@ -53,6 +57,7 @@ COUNTERS = {
     "refused_streams": REFUSED_STREAMS,
     "refused_addresses": REFUSED_SPACE,
     "refused_pages": REFUSED_PAGES,
+    "refused_sizes": REFUSED_SIZES,
     "refused_pools": POOLS,
 }
 _WAKE = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64)
@@ -105,6 +110,18 @@ def the_root() -> _Root:
     return _root
 
 
+def compile_live(policy: AnyPolicy) -> None:
+    """Compile what runs of a policy, or load it.
+
+    Raises:
+        PolicyError: it cannot be compiled.
+    """
+    if isinstance(policy, Mechanism):
+        calls_of(policy)
+    else:
+        prepared(policy)
+
+
 class Live:
     """One device's memory under a policy; `alloc` and `free` of the_root() serve from it.
 
@@ -120,12 +137,16 @@ class Live:
     def __init__(self, setting: Setting, device: int, region: Region | None = None) -> None:
         policy = checked_live(setting.policy)
         self.setting, self.device, self.region = setting, device, region or StandInRegion()
-        self.core = LiveMechanism(policy, setting)
+        self.core = (
+            LiveMechanism(policy, setting)
+            if isinstance(policy, Mechanism)
+            else LiveVariant(policy, setting)
+        )
         self.buffer = new_live()
         self.fields = LIVE.views(self.buffer)
         self.result = np.zeros(2, np.int64)
         self.fields["word"][HANDLE] = self.result.ctypes.data
-        self.core.describe(self.fields["word"])
+        self.core.describe(self.fields["word"], self.at)
         self.region.describe(self.fields)
 
     @property

@@ -55,7 +55,8 @@ class LiveMechanism:
     """A mechanism on one device.
 
     Args:
-        setting: the mechanism, its parameters, its capacity.
+        policy: its calls.
+        setting: its parameters and capacity.
 
     Attributes:
         counters: those of its ground.
@@ -68,20 +69,19 @@ class LiveMechanism:
         values = policy.checked(setting.values)
         chosen = dict(zip(policy.defaults, values, strict=True))
         lanes = MOST_LANES if policy.honours.streams else 1
-        self.policy, self.calls = policy, calls_of(policy)
+        self.policy, self.calls, self.functions = policy, calls_of(policy), mechanism_functions()
         self.ground = new_ground(MOST_BLOCKS, 1, 1, max(1, policy.own(chosen, lanes)))
         f = GROUND.views(self.ground)
         open_ground(f, values, Device(setting.capacity_bytes, granularity=PAGE), lanes)
         self.counters = f["g"]
 
-    def describe(self, word: np.ndarray) -> None:
-        """Write into a LIVE buffer's words where it is and what serves."""
-        functions = mechanism_functions()
+    def describe(self, word: np.ndarray, at: int) -> None:
+        """Write into a LIVE buffer's words, which lies at an address, what serves and where."""
         for place, name in (
             (SERVE, "serve"), (TAKE_BACK, "take_back"), (GIVE_BACK, "give_back"),
             (KEEP, "keep_blocks"),
         ):  # fmt: skip
-            word[place] = functions[name].address
+            word[place] = self.functions[name].address
         for place, name in ((ALLOCATE, "allocate"), (FREE, "free"), (TRIM, "trim")):
             word[place] = self.calls[name].address
         word[STATE_AT] = self.ground.ctypes.data

@@ -11,8 +11,12 @@ from ..sim.device import Device
 from ..sim.mechanism import Honours
 from ..sim.param import Param
 from ..sim.policy import HOOKS, Policy
+from ..sim.release import Release
+from ..sim.requests import Requests
+from ..sim.settings_line import parse_settings
 from ..traces.errors import PolicyError
 from ..traces.program import Program
+from .native import requests_of
 from .pytorch import PYTORCH
 
 Rounds = Callable[[np.ndarray, Mapping[str, int]], np.ndarray]
@@ -73,6 +77,30 @@ class Variant(Policy):
                 f"{self.name}: rounds: found {needs[k]} bytes for a request of {sizes[k]}"
             )
         return needs.astype(np.int64)
+
+    def requests(
+        self,
+        program: Program,
+        values: Mapping[str, int],
+        device: Device,
+        rules: Release,
+        keep_start: bool,
+    ) -> Requests:
+        """Everything that it decides about a program's requests.
+
+        Args:
+            program: its distinct requests.
+            values: all parameters by name.
+            device: what the driver can give.
+            rules: the release whose allocator it changes.
+            keep_start: whether the replay keeps the recorded start layout.
+
+        Raises:
+            PolicyError: its settings line is refused, or `rounds` returned something else.
+        """
+        settings = parse_settings(self.line, rules)
+        need = self.needs(program.req_size, values)
+        return requests_of(program, settings, rules, device, keep_start, need=need)
 
     def ignores(self, program: Program, device: Device) -> list[str]:
         """What of program and device it does not honour: nothing."""

@@ -159,7 +159,7 @@ def _stamp(s, b):
 
 
 @inline
-def _enter(s, b, g):
+def enter(s, b, g):
     """Put block b, whose links are all 0, into bin g."""
     r = np.int64(s.root[g])
     if r == 0:
@@ -184,7 +184,8 @@ def _summarise(s, k):
 
 
 @inline
-def _empty(s, g):
+def clear(s, g):
+    """Leave bin g empty; what links its blocks have is left to the caller."""
     s.root[g] = 0
     s.bits0[g >> 6] &= ~(_ONE << np.uint64(g & 63))
 
@@ -197,7 +198,7 @@ def insert(s, b, g):
     s.sibling[b] = 0
     s.back[b] = 0
     _stamp(s, b)
-    _enter(s, b, g)
+    enter(s, b, g)
 
 
 @inline
@@ -206,7 +207,7 @@ def remove(s, b):
     t = np.int64(s.tag[b])
     s.tag[b] = t & ~STATE_MASK
     if (s.back[b] | s.child[b]) == 0:
-        _empty(s, t >> BIN_SHIFT)
+        clear(s, t >> BIN_SHIFT)
     else:
         _unlink(s, b, t >> BIN_SHIFT)
 
@@ -240,7 +241,7 @@ def move(s, b, size, addr, order, g):
     """Free block b changes to a new size, address and order, and its bin to g."""
     t = np.int64(s.tag[b])
     if (s.back[b] | s.child[b]) == 0:
-        _empty(s, t >> BIN_SHIFT)
+        clear(s, t >> BIN_SHIFT)
     else:
         _unlink(s, b, t >> BIN_SHIFT)
         s.child[b] = 0
@@ -251,7 +252,7 @@ def move(s, b, size, addr, order, g):
     s.order[b] = order
     s.tag[b] = (g << BIN_SHIFT) | (t & (KIND_MASK | STATE_MASK))
     _stamp(s, b)
-    _enter(s, b, g)
+    enter(s, b, g)
 
 
 @inline

@@ -20,12 +20,10 @@ import numpy as np
 from ..traces.jit import helper, inline
 from .apart import invokers
 from .live_errors import throw_no_pools, throw_out_of_memory
-from .live_pages import WORDS_AT
 from .live_state import (
     BASE,
     FIRST_DEVICE,
     GIVE_BACK,
-    LOCK,
     MOST_DEVICES,
     POOLS,
     PREPARE,
@@ -33,16 +31,15 @@ from .live_state import (
     TAKE_BACK,
     UNPREPARED,
     WAKE,
-    YIELD,
     c_functions_of,
     live_at,
+    lock_device,
     root,
-    try_lock,
-    unlock,
+    unlock_device,
 )
 from .live_table import NOWHERE, SHARED, find
 
-call0, call1, call2, call3 = (invokers[n] for n in range(4))
+call1, call2, call3 = (invokers[n] for n in range(1, 4))
 
 
 @inline
@@ -53,25 +50,14 @@ def _state_of(device):
     return root()[FIRST_DEVICE + device]
 
 
-@inline
-def _lock(at):
-    while not try_lock(at + WORDS_AT + 8 * LOCK):
-        call0(root()[YIELD])
-
-
-@inline
-def _unlock(at):
-    unlock(at + WORDS_AT + 8 * LOCK)
-
-
 @helper
 def _served(at, size, stream):
     """Address of the memory for one request of the device whose state is at `at`; 0 = none."""
     p = live_at(at)
     while True:
-        _lock(at)
+        lock_device(at)
         address = call3(p.word[SERVE], at, size, stream)
-        _unlock(at)
+        unlock_device(at)
         # Python is asked without the lock: whoever holds it must never wait for the interpreter.
         if address != UNPREPARED:
             return address
@@ -97,9 +83,9 @@ def free(address, size, device, stream):
     """PyTorch's free_fn."""
     at = _state_of(np.int64(device))
     if at != 0 and address != 0:
-        _lock(at)
+        lock_device(at)
         call3(live_at(at).word[TAKE_BACK], at, address, stream)
-        _unlock(at)
+        unlock_device(at)
 
 
 def empty_cache():
@@ -107,9 +93,9 @@ def empty_cache():
     for d in range(MOST_DEVICES):
         at = _state_of(np.int64(d))
         if at != 0:
-            _lock(at)
+            lock_device(at)
             call1(live_at(at).word[GIVE_BACK], at)
-            _unlock(at)
+            unlock_device(at)
 
 
 def record_stream(address, stream):
@@ -117,12 +103,12 @@ def record_stream(address, stream):
     for d in range(MOST_DEVICES):
         at = _state_of(np.int64(d))
         if at != 0:
-            _lock(at)
+            lock_device(at)
             p = live_at(at)
             entry = find(p.table, address - p.word[BASE])
             if entry != NOWHERE and p.stream[max(p.table[entry + 3], 0)] != stream:
                 p.table[entry + 3] = SHARED
-            _unlock(at)
+            unlock_device(at)
 
 
 def begin_pool(device, first, second, which):

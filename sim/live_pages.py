@@ -13,6 +13,7 @@ import numpy as np
 from ..traces.jit import helper, inline
 from .apart import invokers
 from .live_state import (
+    ACCESS_AT,
     BASE,
     CREATE,
     CUDA,
@@ -20,11 +21,11 @@ from .live_state import (
     HIGH_PAGE,
     KEEP,
     KIND,
-    LIVE,
     MAP,
     MAPPED,
     PAGE,
     PEAK_MAPPED,
+    PROPERTIES_AT,
     RELEASE,
     SET_ACCESS,
     SPACE_BYTES,
@@ -39,8 +40,6 @@ from .memory import i8_at
 
 PROT_NONE, PROT_READ_WRITE, MADV_DONTNEED = 0, 3, 4  # of Linux
 STATUS = 0xFFFFFFFF  # the driver answers in 32 bits
-_fixed = dict(zip([f[0] for f in LIVE.fields], LIVE.fixed_offsets(), strict=False))
-WORDS_AT, PROPERTIES_AT, ACCESS_AT = _fixed["word"], _fixed["properties"], _fixed["access"]
 
 call1, call2, call3, call4, call5 = (invokers[n] for n in range(1, 6))
 

@@ -16,12 +16,14 @@ import numpy as np
 
 from ..traces.errors import ConfigError
 from ..traces.jit import JIT, c_function, inline
+from .apart import invokers
 from .memory import Buffer
 
 MOST_DEVICES = 64
 MOST_STREAMS = 1024  # per device; PyTorch itself has at most 129
 MOST_LANES = 256  # streams of a device under a policy that keeps them apart
 MOST_BLOCKS = 1 << 20  # rows of the policy's ground or state
+MOST_CLASSES = 1 << 18  # pairs of size and stream that are known at a time
 PAGE = 2 << 20  # bytes; the driver's granularity
 SPACE = 1 << 44  # bytes of addresses a device may use; memory is mapped only where it is needed
 UNPREPARED = -1  # what SERVE returns of a request that Python must be asked about first
@@ -86,12 +88,17 @@ ROOT_WORDS = FIRST_DEVICE + MOST_DEVICES
     REFUSED_STREAMS,
     REFUSED_SPACE,
     REFUSED_PAGES,  # the driver had less than was promised
+    REFUSED_SIZES,  # sizes that could not be made known
     POOLS,  # private pools asked for
-) = range(39)
+    N_CLASSES,  # of a plan that grows: classes so far, the empty one included
+    N_BINS,  # bins that lanes have room for, bin 0 included
+) = range(42)
 STAND_IN, CUDA = 0, 1
+_call0 = invokers[0]
 
 ENTRY_WORDS = 4  # of the table of addresses, see live_table.py
 ENTRIES = 2 * MOST_BLOCKS
+KNOWN_WORDS = 2  # of the table of known requests, see live_plan.py: size and stream, class
 
 LIVE = Buffer(
     [
@@ -103,11 +110,15 @@ LIVE = Buffer(
         ("page", "i8", "pages"),  # the driver's handle of the memory there, 0 = not mapped
         ("freed", "i8", "pages"),  # epoch << 16 | stream that last freed here; MANY = several
         ("kept", "i4", "pages"),  # the last sweep that found it needed
+        ("known", "i8", "known"),  # requests known so far, see live_plan.py
     ]
 )
 MANY = 0xFFFF
 
 Live = namedtuple("Live", [f[0] for f in LIVE.fields])
+
+_fixed = dict(zip([f[0] for f in LIVE.fields], LIVE.fixed_offsets(), strict=False))
+WORDS_AT, PROPERTIES_AT, ACCESS_AT = _fixed["word"], _fixed["properties"], _fixed["access"]
 
 
 @inline
@@ -124,8 +135,11 @@ def end_page(offset, size):
 
 def new_live() -> np.ndarray:
     """An empty LIVE buffer; what nobody touches of its 300 MiB takes no memory."""
-    buffer = LIVE.new(entries=ENTRIES * ENTRY_WORDS, pages=SPACE // PAGE)
-    LIVE.views(buffer)["word"][EPOCH] = 1
+    buffer = LIVE.new(
+        entries=ENTRIES * ENTRY_WORDS, pages=SPACE // PAGE, known=2 * MOST_CLASSES * KNOWN_WORDS
+    )
+    word = LIVE.views(buffer)["word"]
+    word[EPOCH] = word[N_CLASSES] = word[N_BINS] = 1
     return buffer
 
 
@@ -220,3 +234,16 @@ else:
         raise ConfigError("a live policy runs as compiled code; unset NUMBA_DISABLE_JIT")
 
     try_lock = unlock = live_at = root = c_functions_of = publish_root = _needs_compiling
+
+
+@inline
+def lock_device(at):
+    """Wait until nobody else is at the device whose state is at an address."""
+    while not try_lock(at + WORDS_AT + 8 * LOCK):
+        _call0(root()[YIELD])
+
+
+@inline
+def unlock_device(at):
+    """Let the next one to the device."""
+    unlock(at + WORDS_AT + 8 * LOCK)
