@@ -88,7 +88,8 @@ def native_variant(line: str) -> Variant:
         PolicyError: PyTorch refuses the line.
     """
     parse_settings(line, DEFAULT_RULES)
-    return Variant(PYTORCH.name, PYTORCH.source, line=line)
+    source = f"{PYTORCH.source}, DeviceCachingAllocator under the line {line or '(default)'}"
+    return Variant(PYTORCH.name, source, line=line)
 
 
 def describe(name: str, policy: AnyPolicy, means: str = "") -> Described:
