@@ -29,8 +29,8 @@ class Variant(Policy):
         name: as users say it.
         source: the paper, or the code, that it follows.
         rounds: bytes a block must have for each request: given an int64 array of bytes asked for
-            and the parameters, returns an array of the same shape, nowhere smaller. It is plain
-            NumPy, called once for each replay.
+            and the parameters, returns an array of the same shape, nowhere smaller, each of its
+            own size alone. It is plain NumPy, called once for each replay; live, once for a size.
         params: its parameters; `s.param[k]` holds the value of the k-th.
         line: settings of the native allocator that it starts from.
         alignment: every address is a multiple of this, whatever the parameters.

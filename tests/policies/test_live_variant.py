@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from pathlib import Path
 from typing import Any
 
@@ -274,6 +275,24 @@ def test_a_rounding_that_fails_is_an_end_of_memory_and_said(capfd: Any) -> None:
         assert c.alloc(4 * MiB) is not None
     said = capfd.readouterr().err
     assert said.startswith("tightfit: 3,145,728 bytes: ") and "no such size" in said
+
+
+def test_ctrl_c_while_a_size_is_made_known_comes_after_the_call(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    served: list[int | None] = []
+    with called(native_variant("")) as live, pytest.raises(KeyboardInterrupt):
+        row, pressed = LiveVariant._row, iter([True])
+
+        def interrupted(core: LiveVariant, size: int) -> tuple[int, ...]:
+            if next(pressed, False):
+                raise KeyboardInterrupt
+            return row(core, size)
+
+        monkeypatch.setattr(LiveVariant, "_row", interrupted)
+        served.append(Caller(live).alloc(5 * MiB))
+        time.sleep(20)
+    assert served[0]
 
 
 def test_peaks_begin_again_when_asked() -> None:
