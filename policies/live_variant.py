@@ -54,6 +54,7 @@ from ..sim.state import (
     HUGE,
     IS_SMALL,
     LANE_WORDS,
+    LATEST_PEAK,
     MAX_SPLIT,
     NOW,
     PEAK_ACTIVE,
@@ -136,7 +137,7 @@ class LiveVariant:
             **dimensions_of(MOST_BLOCKS, 1, MOST_BINS, 2 * MOST_LANES, 2 * POOL_WORDS, 0)
         )
         self.fields = STATE.views(self.state)
-        open_state(self.state, table, _empty_pools(), MOST_BLOCKS, 0)
+        open_state(self.state, table, _empty_pools(), MOST_BLOCKS, 1, 0)
         self.fields["param"][: len(values)] = values
         set_options(
             self.state, requests, self.device, 1, 2 * MOST_LANES, track=True, stop_at_oom=False,
@@ -211,6 +212,7 @@ class LiveVariant:
         g, stat = self.counters, self.fields["stat"]
         g[PEAK_ALLOCATED] = g[ALLOCATED]
         g[PEAK_ACTIVE] = g[ALLOCATED] + g[PENDING]
+        g[LATEST_PEAK] = g[ALLOCATED]
         g[PEAK_REQUESTED], g[PEAK_RESERVED] = g[REQUESTED], g[RESERVED]
         values = stat[:N_STATS].reshape(-1, len(VALUES))
         values[:, VALUES.index("peak")] = values[:, VALUES.index("current")]

@@ -23,6 +23,7 @@ from .reclaim import (
     release_pool,
     synchronize,
 )
+from .spares import new_id
 from .state import (
     ALLOCATED,
     ASKED,
@@ -41,13 +42,11 @@ from .state import (
     KIND_MASK,
     LANE,
     LANE_WORDS,
+    LATEST_PEAK,
     NEED,
     NOW,
     OOMS,
-    PEAK_ACTIVE,
-    PEAK_ALLOCATED,
     PEAK_REQUESTED,
-    PENDING,
     POOL,
     POOL_WORDS,
     REJECTED,
@@ -57,7 +56,6 @@ from .state import (
     SPARES_NEEDED,
     STOP_AT_OOM,
     SYNCS,
-    new_id,
 )
 from .stats import track_malloc
 from .view import view
@@ -176,8 +174,7 @@ def malloc(policy, s, klass, try_op):
     s.asked[b] = asked
     allocated = s.g[ALLOCATED] + s.size[b]
     s.g[ALLOCATED] = allocated
-    s.g[PEAK_ALLOCATED] = max(s.g[PEAK_ALLOCATED], allocated)
-    s.g[PEAK_ACTIVE] = max(s.g[PEAK_ACTIVE], allocated + s.g[PENDING])
+    s.g[LATEST_PEAK] = max(s.g[LATEST_PEAK], allocated)
     requested = s.g[REQUESTED] + asked
     s.g[REQUESTED] = requested
     s.g[PEAK_REQUESTED] = max(s.g[PEAK_REQUESTED], requested)

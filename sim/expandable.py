@@ -25,6 +25,7 @@ from .driver import (
     script_gave_back,
 )
 from .index import gather, insert, next_in_heap, rank, remove
+from .spares import drop_id, new_id
 from .state import (
     FREE,
     FRONTIER,
@@ -38,8 +39,6 @@ from .state import (
     UNMAPPED,
     USED,
     before,
-    drop_id,
-    new_id,
     page_of,
     state_of,
     take_order,

@@ -16,7 +16,7 @@ import numpy as np
 
 from ..traces.jit import inline
 from .expandable import home
-from .index import UNIT_BITS, clear, enter, rank
+from .index import UNIT_BITS, clear, end_bins, enter, rank
 from .live_state import (
     KNOWN_WORDS,
     MOST_CLASSES,
@@ -118,6 +118,7 @@ def _make_room(s, p, row, room):
     if to + room > MOST_BINS:
         return False
     p.word[N_BINS] = to + room
+    end_bins(s, to, to + room)
     old, n = s.lanes[row + BINS], s.lanes[row + FRONTIER] - s.lanes[row + BINS] - 1
     for k in range(n):
         s.limits[to + k] = s.limits[old + k]

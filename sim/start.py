@@ -13,6 +13,7 @@ from .index import rank
 from .packing import Packed
 from .plan import Plan
 from .requests import Requests
+from .spares import new_id
 from .state import (
     AGES,
     ALLOCATED,
@@ -60,7 +61,6 @@ from .state import (
     TRACK,
     UNMAPPED,
     USED,
-    new_id,
 )
 from .stats import (
     ACTIVE,

@@ -11,12 +11,12 @@ from .device import FIRST_ADDRESS
 from .packing import Packed
 from .plan import Plan
 from .policy import Policy
+from .spares import all_spare, more_spare
 from .state import (
     HIGHEST_ID,
     LOG_CAPACITY,
     LOG_WORDS,
     NEXT_ADDRESS,
-    SPARES,
     SPARES_NEEDED,
     STATE,
     TABLE_SIZE,
@@ -37,7 +37,7 @@ def new_state(policy: Policy, plan: Plan, packed: Packed, blocks: int, log_rows:
     buffer = _reused(dimensions)
     if buffer is None:
         buffer = STATE.new(**dimensions)
-    open_state(buffer, policy.addresses(), plan.pools, blocks, log_rows)
+    open_state(buffer, policy.addresses(), plan.pools, blocks, plan.n_bins, log_rows)
     return buffer
 
 
@@ -45,15 +45,13 @@ def dimensions_of(
     blocks: int, slots: int, n_bins: int, n_lanes: int, pool_words: int, log_rows: int
 ) -> dict[str, int]:
     """Dimensions of a state's buffer with room for so many of each."""
-    words0 = (n_bins >> 6) + 66
-    words1 = (words0 >> 6) + 66
+    beyond = _word_beyond(n_bins)
     return dict(
         blocks=blocks,
         slots=slots,
         bins=n_bins + 1,
-        words0=words0,
-        words1=words1,
-        words2=(words1 >> 6) + 66,
+        words0=beyond + 1,
+        words1=(beyond >> 6) + 1,
         lanes=max(1, n_lanes),
         pools=pool_words,
         stats=N_STATS,
@@ -61,21 +59,33 @@ def dimensions_of(
     )
 
 
+def _word_beyond(n_bins: int) -> int:
+    """Word of bits0 whose first bin is beyond all others and ends every search (index.py)."""
+    return (n_bins >> 6) + 1
+
+
 def open_state(
-    buffer: np.ndarray, table: np.ndarray, pools: np.ndarray, blocks: int, log_rows: int
+    buffer: np.ndarray,
+    table: np.ndarray,
+    pools: np.ndarray,
+    blocks: int,
+    n_bins: int,
+    log_rows: int,
 ) -> None:
     """Write into an empty state what every run begins with.
 
     Args:
         table: addresses of the functions compiled apart.
         pools: the initial pool table.
-        blocks, log_rows: room for block ids and for rows of the log.
+        blocks, n_bins, log_rows: how many block ids, bins and rows of the log there are.
     """
     f = STATE.views(buffer)
-    f["spare"][: blocks - 1] = np.arange(blocks - 1, 0, -1, dtype=np.int32)
+    beyond = _word_beyond(n_bins)
+    f["bits0"][beyond] = 1
+    f["bits1"][beyond >> 6] = 1 << (beyond & 63)
     f["pool"][: pools.size] = pools.ravel()
     f["table"][:TABLE_SIZE] = table
-    f["g"][SPARES] = blocks - 1
+    all_spare(f, blocks - 1)
     f["g"][NEXT_ADDRESS] = FIRST_ADDRESS
     f["opt"][LOG_CAPACITY] = log_rows
 
@@ -102,24 +112,15 @@ def _reused(dimensions: dict[str, int]) -> np.ndarray | None:
 def grown(buffer: np.ndarray, policy: Policy, plan: Plan, packed: Packed) -> np.ndarray:
     """Return the same state with twice the room for blocks."""
     old = STATE.views(buffer)
-    n = len(old["size"])
-    blocks = n
-    new_buffer = new_state(policy, plan, packed, 2 * blocks, int(old["opt"][LOG_CAPACITY]))
+    before = len(old["size"])
+    blocks = 2 * before
+    new_buffer = new_state(policy, plan, packed, blocks, int(old["opt"][LOG_CAPACITY]))
     new = STATE.views(new_buffer)
     for name, field in old.items():
         m = min(len(field), len(new[name]))
-        if name == "spare":
-            continue
         new[name][:m] = field[:m]
-    spares = int(old["g"][SPARES])
-    highest = int(old["g"][HIGHEST_ID])
-    recycled = old["spare"][:spares]
-    recycled = recycled[recycled <= highest]
-    fresh = np.arange(2 * blocks - 1, highest, -1)
-    new["spare"][: len(fresh)] = fresh
-    new["spare"][len(fresh) : len(fresh) + len(recycled)] = recycled
-    new["g"][SPARES] = len(fresh) + len(recycled)
-    new["g"][SPARES_NEEDED] = spares_needed(2 * blocks, bool(old["g"][SPARES_NEEDED] > 8))
+    more_spare(new, blocks - before)
+    new["g"][SPARES_NEEDED] = spares_needed(blocks, bool(old["g"][SPARES_NEEDED] > 8))
     return new_buffer
 
 

@@ -12,6 +12,7 @@ from tightfit.sim import index, live_plan
 from tightfit.sim.assumed import nothing
 from tightfit.sim.live_plan import LANE_CELLS, MASK, RANK_BITS, TOP_UNITS
 from tightfit.sim.live_state import KNOWN_WORDS, MOST_CLASSES, N_BINS, N_CLASSES, Live
+from tightfit.sim.spares import new_id
 from tightfit.sim.state import (
     BIN_SHIFT,
     BINS,
@@ -24,7 +25,6 @@ from tightfit.sim.state import (
     SPARES,
     STATE,
     USED,
-    new_id,
 )
 from tightfit.sim.state import TOP_UNITS as LANE_TOP
 from tightfit.sim.state_memory import dimensions_of, open_state
@@ -81,7 +81,7 @@ class Growing:
         self.state = STATE.new(**dimensions_of(BLOCKS, 1, ROOM_OF_BINS, 1, 2 * POOL_WORDS, 0))
         self.fields = STATE.views(self.state)
         table = self.fields["table"].copy()
-        open_state(self.state, table, np.zeros((2, POOL_WORDS), np.int64), BLOCKS, 0)
+        open_state(self.state, table, np.zeros((2, POOL_WORDS), np.int64), BLOCKS, 1, 0)
         self.plan = PLAN.new(
             classes=MOST_CLASSES * CLASS_WORDS, lanes=LANE_WORDS, bins=ROOM_OF_BINS,
             cells=LANE_CELLS, script=1,
