@@ -10,6 +10,7 @@ import _thread
 import ctypes
 import sys
 import threading
+import weakref
 from dataclasses import replace
 from typing import Any
 
@@ -124,7 +125,7 @@ class LiveVariant:
         self.malloc, table, self.kept = prepared(policy)
         self.functions = hook_functions()
         self.learn = _LEARN(self.functions["learn"].address)
-        self.prepare = _PREPARE(self._prepare)
+        self.prepare = _callback(self)
         self.lock = threading.Lock()
         self.rows: dict[int, tuple[int, ...]] = {}  # what learn() is told of each size so far
         self.at = 0
@@ -216,6 +217,20 @@ class LiveVariant:
         g[PEAK_REQUESTED], g[PEAK_RESERVED] = g[REQUESTED], g[RESERVED]
         values = stat[:N_STATS].reshape(-1, len(VALUES))
         values[:, VALUES.index("peak")] = values[:, VALUES.index("current")]
+
+
+def _callback(core: LiveVariant) -> Any:
+    """A variant's _prepare as a C function.
+
+    It does not keep the variant alive, whose memory would wait until Python looks for garbage.
+    """
+    weak = weakref.ref(core)
+
+    def prepare(size: int, stream: int) -> int:
+        there = weak()
+        return 0 if there is None else there._prepare(size, stream)
+
+    return _PREPARE(prepare)
 
 
 def _empty_plan(requests: Requests) -> np.ndarray:
