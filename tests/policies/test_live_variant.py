@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import random
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from tightfit.experiments.policy_template import write_template
 from tightfit.policies.catalogue import VARIANTS
 from tightfit.policies.conformance import Trial
 from tightfit.policies.live import setting_of
-from tightfit.policies.live_conformance import LIVE_CLAIMS, as_asked_live, difference
+from tightfit.policies.live_conformance import LIVE_CLAIMS, as_asked_live, difference, hammer
 from tightfit.policies.live_device import CalledLive
 from tightfit.policies.live_setting import Setting
 from tightfit.policies.live_variant import LiveVariant
@@ -173,6 +175,22 @@ def test_a_full_table_of_requests_begins_again(monkeypatch: pytest.MonkeyPatch) 
 def test_threads_find_their_memory_as_they_left_it(my_fit: Variant) -> None:
     for policy in (my_fit, spare_large(), native_variant("expandable_segments:True")):
         LIVE_CLAIMS[1].try_on(Trial(policy, 60_000))
+
+
+def test_a_thread_with_the_interpreters_lock_waits_for_nobody_who_wants_it() -> None:
+    """New sizes on all threads at once, one of which keeps the lock while it is in the C code."""
+    with called(native_variant("")) as live, ThreadPoolExecutor(3) as pool:
+        jobs = [
+            pool.submit(hammer, live.alloc, live.free, live.live.device, STREAM, n + 1, 20_000)
+            for n in range(3)
+        ]
+        takes = (ctypes.c_ssize_t, ctypes.c_int, ctypes.c_void_p)
+        alloc = ctypes.PYFUNCTYPE(ctypes.c_void_p, *takes)(live.alloc)
+        free = ctypes.PYFUNCTYPE(None, ctypes.c_void_p, *takes)(live.free)
+        for k in range(1, 5000):
+            free(alloc(700 * k, live.live.device, 0), 700 * k, live.live.device, 0)
+        assert [job.result(60) for job in jobs] == [(0, 0)] * 3
+        assert live.live.stats()["live_blocks"] == 0
 
 
 def called(policy: Variant, capacity: int | None = None) -> CalledLive:
