@@ -77,6 +77,18 @@ FAULTS = (
         "policies/pytorch.py", "if wanted > s.opt[LIMIT]:", "if wanted >= s.opt[LIMIT]:",
     ),
     Fault(
+        "what is freed at once counts whole blocks",
+        "sim/engine.py",
+        "need if splits(policy, s, q, rest) else s.size[b])\n            return",
+        "s.size[b])\n            return",
+    ),
+    Fault(
+        "what is freed at once counts its own size alone",
+        "sim/engine.py",
+        "need if splits(policy, s, q, rest) else s.size[b])\n            return",
+        "need)\n            return",
+    ),
+    Fault(
         "every attempt counts as a retry",
         "policies/pytorch.py", "    if retry:\n", "    if not retry:\n",
     ),
