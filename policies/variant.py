@@ -55,7 +55,10 @@ class Variant(Policy):
                 raise PolicyError(
                     f"{name}: there is no hook '{hook}'; there are {', '.join(HOOKS)}"
                 )
-        self._register(name, source, {**PYTORCH.hooks, **hooks}, params, "", (rounds,))
+        # A prefix: compiled code of a variant without hooks of its own is not PYTORCH's, whose loop
+        # also knows more of it.
+        kept = {**PYTORCH.hooks, **hooks}
+        self._register(name, source, kept, params, "variant-", (rounds,))
         self.rounds, self.line, self.alignment = rounds, line, alignment
 
     def needs(self, sizes: np.ndarray, values: Mapping[str, int]) -> np.ndarray | None:

@@ -9,6 +9,7 @@ is UNPREPARED, and Python, which knows how the policy rounds, says what is neede
 from __future__ import annotations
 
 from functools import cache
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -65,9 +66,10 @@ def malloc_of(policy: Policy) -> Any:
     """A policy's malloc as a C function of a state's and a plan's address and a class."""
 
     def live_malloc(s, klass):
-        return malloc(policy, s, klass, False)
+        return malloc(policy, s, klass, False, False)
 
-    return compile_apart(live_malloc, "_live_" + policy.key.rpartition("-")[2])
+    # The whole key: what one file, or this package, decides in two ways has one digest.
+    return compile_apart(live_malloc, "_" + sha256(policy.key.encode()).hexdigest()[:16])
 
 
 def keep_blocks(at):

@@ -123,6 +123,17 @@ def _never(s: Any, q: Any, rest: Any) -> Any:
     return rest < 0
 
 
+def _always(s: Any, q: Any, rest: Any) -> Any:
+    return rest > 0
+
+
+def test_variants_of_one_file_are_not_taken_for_each_other() -> None:
+    packed = pack(as_asked_live(random_program(1, 500, streams=1, pools=0)))
+    for name, splits in (("never", _never), ("always", _always)):
+        policy = Variant(name, "an example of no use", splits=splits)
+        assert difference(packed, Setting(policy, {}, None)) == ""
+
+
 def test_a_run_that_differs_from_the_simulation_is_noticed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
