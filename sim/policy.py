@@ -120,6 +120,7 @@ if JIT and not TYPE_CHECKING:
     # kernel is specialised, and cached on disk, per content (measured against closures and
     # dispatchers as arguments, neither of which a second process finds again).
     from numba import types
+    from numba.core.imputils import lower_constant
     from numba.extending import (
         NativeValue,
         models,
@@ -143,6 +144,10 @@ if JIT and not TYPE_CHECKING:
     @unbox(PolicyType)
     def _unbox(_type: object, _value: object, c: Any) -> NativeValue:
         return NativeValue(c.context.get_dummy_value())
+
+    @lower_constant(PolicyType)
+    def _constant(context: Any, builder: Any, _type: object, _value: object) -> Any:
+        return context.get_dummy_value()
 
     def _generic(hook: str, arguments: tuple[str, ...]) -> Callable[..., Any]:
         names = ", ".join(arguments)
