@@ -78,14 +78,13 @@ def test_streams_that_are_kept_apart_are_so_as_simulated(name: str) -> None:
 
 def test_a_run_that_differs_from_the_simulation_is_noticed() -> None:
     packed = pack(as_asked_live(random_program(1, 500, streams=1, pools=0)))
-    one = setting("best_fit")
-    calls_of(one.policy)["allocate"], kept = (
-        calls_of(MECHANISMS["worst_fit"])["allocate"], calls_of(one.policy)["allocate"],
-    )  # fmt: skip
+    one, calls = setting("best_fit"), calls_of(MECHANISMS["best_fit"])
+    kept = calls["allocate"]
+    calls["allocate"] = calls_of(MECHANISMS["worst_fit"])["allocate"]
     try:
         assert "simulated at" in difference(packed, one)
     finally:
-        calls_of(one.policy)["allocate"] = kept
+        calls["allocate"] = kept
     assert difference(packed, one) == ""
 
 
