@@ -25,6 +25,7 @@ from .driver import (
     script_gave_back,
 )
 from .index import gather, insert, next_in_heap, rank, remove
+from .spares import drop_id, new_id
 from .state import (
     FREE,
     FRONTIER,
@@ -38,8 +39,6 @@ from .state import (
     UNMAPPED,
     USED,
     before,
-    drop_id,
-    new_id,
     page_of,
     state_of,
     take_order,
@@ -341,7 +340,9 @@ def prefer_reach(s, lane, size, found):
     if s.child[b] != 0:
         return walk_frontier(s, lane, size, found)
     # One reservation that is free at its end, as is usual: the walk has two blocks at most.
-    if s.size[b] < size or (found != 0 and (before(s, found, b) or s.size[found] < reach(s, b))):
+    if s.size[b] < size:
+        return found
+    if found != 0 and (s.size[found] < reach(s, b) or before(s, found, b)):
         return found
     return b
 

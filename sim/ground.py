@@ -14,7 +14,8 @@ import numpy as np
 from ..traces.jit import JIT, inline
 from .memory import Buffer
 from .policy import MOST_PARAMS
-from .state import HIGHEST_ID, N_COUNTERS, N_OPTIONS, SPARES, SPARES_NEEDED
+from .spares import all_spare, give_row, more_spare, take_row
+from .state import N_COUNTERS, N_OPTIONS, SPARES_NEEDED
 
 MOST_NEW_BLOCKS = 64  # rows one call may take, unless the mechanism says otherwise
 CLASS_WORDS = 2  # bytes asked for, lane
@@ -46,7 +47,7 @@ GROUND = Buffer(
         ("key", "i8", "blocks"),  # order in a tree: key, then tie
         ("tie", "i8", "blocks"),
         ("largest", "i8", "blocks"),  # largest block in a subtree
-        ("spare", "i4", "blocks"),  # stack of unused rows
+        ("spare", "i4", "blocks"),  # stack of rows in use before
         ("slot", "i4", "slots"),  # block held by a slot of the program
         ("classes", "i8", "classes"),
         ("hint", "i8", "hints"),  # what a policy with foresight was told about each event
@@ -93,8 +94,7 @@ def new_ground(blocks: int, slots: int, classes: int, own: int, hints: int = 1) 
         blocks=blocks, slots=slots, classes=classes * CLASS_WORDS, own=own, hints=hints
     )
     f = GROUND.views(buffer)
-    f["spare"][: blocks - 1] = np.arange(blocks - 1, 0, -1)
-    f["g"][SPARES] = blocks - 1
+    all_spare(f, blocks - 1)
     f["g"][SPARES_NEEDED] = MOST_NEW_BLOCKS
     return buffer
 
@@ -106,28 +106,16 @@ def grown(buffer: np.ndarray, slots: int, classes: int, own: int, hints: int = 1
     bigger = new_ground(2 * blocks, slots, classes, own, hints)
     new = GROUND.views(bigger)
     for name, field in old.items():
-        if name != "spare":
-            m = min(len(field), len(new[name]))
-            new[name][:m] = field[:m]
-    spares, highest = int(old["g"][SPARES]), int(old["g"][HIGHEST_ID])
-    recycled = old["spare"][:spares]
-    recycled = recycled[recycled <= highest]
-    fresh = np.arange(2 * blocks - 1, highest, -1)
-    new["spare"][: len(fresh)] = fresh
-    new["spare"][len(fresh) : len(fresh) + len(recycled)] = recycled
-    new["g"][SPARES] = len(fresh) + len(recycled)
+        m = min(len(field), len(new[name]))
+        new[name][:m] = field[:m]
+    more_spare(new, blocks)
     return bigger
 
 
 @inline
 def new_block(m):
     """Take an unused row; the replay loop guarantees that some are left."""
-    top = m.g[SPARES] - 1
-    m.g[SPARES] = top
-    b = np.int64(m.spare[top])
-    if b > m.g[HIGHEST_ID]:
-        m.g[HIGHEST_ID] = b
-    return b
+    return take_row(m)
 
 
 @inline
@@ -140,5 +128,4 @@ def wants_blocks(m, rows):
 def drop_block(m, b):
     """Give a row back."""
     m.state[b] = DEAD
-    m.spare[m.g[SPARES]] = b
-    m.g[SPARES] += 1
+    give_row(m, b)

@@ -1,10 +1,11 @@
-"""The free sets: exact best fit in constant time plus O(log n) amortised.
+"""The free sets: exact best fit in constant time, practically, plus O(log n) amortised.
 
 Only request sizes matter for best fit, and a program's are known before it runs. The bin of a block
 is the number of distinct request sizes of its lane that the block can hold; for a request of rank
 j every block in bins >= j fits and none below does, so the answer is the least block of the first
-non-empty bin >= j. A 64-ary bitmap tree finds the bin, an intrusive pairing heap in free-set order
-holds its blocks (Fredman, Sedgewick, Sleator, Tarjan: The pairing heap, 1986).
+non-empty bin >= j. A bitmap finds the bin, and a second one its words that are not empty, one word
+of it for 4,096 bins. An intrusive pairing heap in free-set order holds the blocks of a bin
+(Fredman, Sedgewick, Sleator, Tarjan: The pairing heap, 1986).
 """
 
 from __future__ import annotations
@@ -58,44 +59,30 @@ def rank(s, lane, size):
 
 @inline
 def first_bin(s, j):
-    """First non-empty bin >= j, 0 if there is none."""
-    w = s.bits0[j >> 6] >> np.uint64(j & 63)
+    """First non-empty bin >= j; one beyond all bins if there is none."""
+    k = j >> 6
+    w = s.bits0[k] >> np.uint64(j & 63)
     if w != _ZERO:
         return j + count_trailing_zeros(w)
-    return _climb(s, (j >> 6) + 1)
+    return _climb(s, k + 1)
 
 
 @inline
 def _climb(s, k):
-    # Summary bits are set at insertion and cleared here, when their word is found empty.
+    # Summary bits are set at insertion and cleared here, when their word is found empty. The bin
+    # beyond all others is never empty, so that the search ends.
+    m = k >> 6
+    w = s.bits1[m] >> np.uint64(k & 63) << np.uint64(k & 63)
     while True:
-        w = s.bits1[k >> 6] >> np.uint64(k & 63)
-        if w != _ZERO:
-            k += count_trailing_zeros(w)
-            w = s.bits0[k]
-            if w != _ZERO:
-                return (k << 6) + count_trailing_zeros(w)
-            s.bits1[k >> 6] &= ~(_ONE << np.uint64(k & 63))
-            k += 1
-            continue
-        m = (k >> 6) + 1
-        w = s.bits2[m >> 6] >> np.uint64(m & 63)
-        if w != _ZERO:
-            m += count_trailing_zeros(w)
-            if s.bits1[m] == _ZERO:
-                s.bits2[m >> 6] &= ~(_ONE << np.uint64(m & 63))
-            k = m << 6
-            continue
-        n = (m >> 6) + 1
-        if n > 63:
-            return np.int64(0)
-        w = s.bits3[0] >> np.uint64(n)
-        if w == _ZERO:
-            return np.int64(0)
-        n += count_trailing_zeros(w)
-        if s.bits2[n] == _ZERO:
-            s.bits3[0] &= ~(_ONE << np.uint64(n))
-        k = n << 12
+        while w != _ZERO:
+            k = (m << 6) + count_trailing_zeros(w)
+            below = s.bits0[k]
+            if below != _ZERO:
+                return (k << 6) + count_trailing_zeros(below)
+            s.bits1[m] &= ~(_ONE << np.uint64(k & 63))
+            w &= w - _ONE
+        m += 1
+        w = s.bits1[m]
 
 
 @inline
@@ -166,21 +153,12 @@ def _enter(s, b, g):
         s.root[g] = b
         k = g >> 6
         s.bits0[k] |= _ONE << np.uint64(g & 63)
-        _summarise(s, k)
+        s.bits1[k >> 6] |= _ONE << np.uint64(k & 63)
     else:
         m = meld(s, r, b)
         s.root[g] = m
         s.back[m] = 0
         s.sibling[m] = 0
-
-
-@inline
-def _summarise(s, k):
-    """Word k of bits0 is no longer empty."""
-    s.bits1[k >> 6] |= _ONE << np.uint64(k & 63)
-    m = k >> 6
-    s.bits2[m >> 6] |= _ONE << np.uint64(m & 63)
-    s.bits3[0] |= _ONE << np.uint64(m >> 6)
 
 
 @inline
@@ -292,7 +270,7 @@ def gather(s, lane, n):
     row = lane * LANE_WORDS
     end = s.lanes[row + FRONTIER]
     g = first_bin(s, s.lanes[row + BINS])
-    while g != 0 and g <= end:
+    while g <= end:
         root = np.int64(s.root[g])
         x = root
         while x != 0:

@@ -51,7 +51,7 @@ UNIT = 1 << UNIT_BITS
 USUAL_PAGES = (20 * MiB, 2 * MiB)
 LONG_TRACE = 200_000  # events from which a finer rank table pays for itself
 PLANS_KEPT = 16  # per packed program
-COARSE, FINE = 6, 11  # cells per octave = 2 ** these
+COARSE, FINE = 6, 10  # cells per octave = 2 ** these
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from .driver import log
 from .expandable import home, unmap
 from .index import gather, insert, move, remove, sort_blocks, stays
 from .segments import releasable, release_segment
+from .spares import drop_id
 from .state import (
     ALLOCATED,
     BIN_SHIFT,
@@ -30,9 +31,12 @@ from .state import (
     LANE,
     LANE_WORDS,
     LAST_PENDING,
+    LATEST_PEAK,
     MAX_SPLIT,
     N_POOLS,
     NEED,
+    PEAK_ACTIVE,
+    PEAK_ALLOCATED,
     PENDING,
     POOL,
     POOL_WORDS,
@@ -40,7 +44,6 @@ from .state import (
     RESERVED,
     SYNCS,
     UNMAPPED,
-    drop_id,
     is_free,
     is_split,
     state_of,
@@ -122,9 +125,18 @@ def free(s, b):
     free_block(s, b, size)
 
 
+@inline
+def _note_peaks(s):
+    """What is pending is about to change."""
+    s.g[PEAK_ALLOCATED] = max(s.g[PEAK_ALLOCATED], s.g[LATEST_PEAK])
+    s.g[PEAK_ACTIVE] = max(s.g[PEAK_ACTIVE], s.g[LATEST_PEAK] + s.g[PENDING])
+    s.g[LATEST_PEAK] = 0
+
+
 @apart
 def free_later(s, b, slot):
     """Free a block that other streams still use: it pends until complete() or a synchronize."""
+    _note_peaks(s)
     s.g[ALLOCATED] -= s.size[b]
     s.g[PENDING] += s.size[b]
     if tracks(s):
@@ -153,6 +165,7 @@ def complete(s, b):
     else:
         s.back[right] = left
     s.slot[s.child[b]] = 0
+    _note_peaks(s)
     s.g[PENDING] -= s.size[b]
     free_block(s, b, s.size[b])
 

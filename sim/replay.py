@@ -38,6 +38,7 @@ from .state import (
     FIRST_OOM_BYTES,
     GC_BYTES,
     HUGE,
+    LATEST_PEAK,
     LOG_ROWS,
     LOG_WORDS,
     MAX_SPLIT,
@@ -153,7 +154,11 @@ def replay(
     else:
         counters = g.tolist()
         stats = {name: counters[k] for name, k in _LEAN.items()}
-        stats["active_bytes.all.current"] = counters[ALLOCATED] + counters[PENDING]
+        latest, pending = counters[LATEST_PEAK], counters[PENDING]
+        for name, peak in (("allocated", latest), ("active", latest + pending)):
+            name = f"{name}_bytes.all.peak"
+            stats[name] = max(stats[name], peak)
+        stats["active_bytes.all.current"] = counters[ALLOCATED] + pending
     stats["diverged"] = int(g[DIVERGED])
     addr = np.broadcast_to(np.zeros(1, np.uint64), len(program.request))  # takes no memory
     if events:

@@ -20,13 +20,12 @@ from .driver import (
     script_gave_back,
 )
 from .index import remove
+from .spares import drop_id, new_id
 from .state import (
     MAX_SPLIT,
     TRACK,
     USED,
-    drop_id,
     is_split,
-    new_id,
     take_order,
 )
 from .stats import OVERSIZE_SEGMENTS, SEGMENTS, change

@@ -17,6 +17,7 @@ from .packing import Packed
 from .plan import Plan
 from .policy import Policy
 from .requests import Requests
+from .spares import all_spare, more_spare, new_id
 from .state import (
     AGES,
     ALLOCATED,
@@ -58,7 +59,6 @@ from .state import (
     RESERVED,
     SCRIPT_ROWS,
     SCRIPTED,
-    SPARES,
     SPARES_NEEDED,
     START_PAGE,
     STATE,
@@ -70,7 +70,6 @@ from .state import (
     TRACK,
     UNMAPPED,
     USED,
-    new_id,
 )
 from .stats import (
     ACTIVE,
@@ -97,17 +96,14 @@ CHAIN_WORDS = 10  # addr, size, state, lane, expandable, phase, order, slot, cla
 
 def new_state(policy: Policy, plan: Plan, packed: Packed, blocks: int, log_rows: int) -> np.ndarray:
     """Return an empty state with room for `blocks` block ids and `log_rows` log rows."""
-    words0 = (plan.n_bins >> 6) + 66
-    words1 = (words0 >> 6) + 66
-    words2 = (words1 >> 6) + 66
+    beyond = (plan.n_bins >> 6) + 1  # word of bits0 whose bin ends every search
     dimensions = dict(
         blocks=blocks,
         # The loop looks ahead at an op's slot before it knows that RELEASE_POOL names a pool there.
         slots=max(packed.n_slots, len(packed.program.pools)),
         bins=plan.n_bins + 1,
-        words0=words0,
-        words1=words1,
-        words2=words2,
+        words0=beyond + 1,
+        words1=(beyond >> 6) + 1,
         lanes=max(1, len(plan.lanes)),
         pools=plan.pools.size,
         stats=N_STATS,
@@ -117,11 +113,12 @@ def new_state(policy: Policy, plan: Plan, packed: Packed, blocks: int, log_rows:
     if buffer is None:
         buffer = STATE.new(**dimensions)
     f = STATE.views(buffer)
-    f["spare"][: blocks - 1] = np.arange(blocks - 1, 0, -1, dtype=np.int32)
+    f["bits0"][beyond] = 1
+    f["bits1"][beyond >> 6] = 1 << (beyond & 63)
     f["pool"][: plan.pools.size] = plan.pools.ravel()
     g, opt = f["g"], f["opt"]
     f["table"][:TABLE_SIZE] = policy.addresses()
-    g[SPARES] = blocks - 1
+    all_spare(f, blocks - 1)
     g[NEXT_ADDRESS] = FIRST_ADDRESS
     opt[LOG_CAPACITY] = log_rows
     return buffer
@@ -365,24 +362,15 @@ def _load_statistics(stat: np.ndarray, packed: Packed, max_split: int) -> None:
 def grown(buffer: np.ndarray, policy: Policy, plan: Plan, packed: Packed) -> np.ndarray:
     """Return the same state with twice the room for blocks."""
     old = STATE.views(buffer)
-    n = len(old["size"])
-    blocks = n
-    new_buffer = new_state(policy, plan, packed, 2 * blocks, int(old["opt"][LOG_CAPACITY]))
+    before = len(old["size"])
+    blocks = 2 * before
+    new_buffer = new_state(policy, plan, packed, blocks, int(old["opt"][LOG_CAPACITY]))
     new = STATE.views(new_buffer)
     for name, field in old.items():
         m = min(len(field), len(new[name]))
-        if name == "spare":
-            continue
         new[name][:m] = field[:m]
-    spares = int(old["g"][SPARES])
-    highest = int(old["g"][HIGHEST_ID])
-    recycled = old["spare"][:spares]
-    recycled = recycled[recycled <= highest]
-    fresh = np.arange(2 * blocks - 1, highest, -1)
-    new["spare"][: len(fresh)] = fresh
-    new["spare"][len(fresh) : len(fresh) + len(recycled)] = recycled
-    new["g"][SPARES] = len(fresh) + len(recycled)
-    new["g"][SPARES_NEEDED] = spares_needed(2 * blocks, bool(old["g"][SPARES_NEEDED] > 8))
+    more_spare(new, blocks - before)
+    new["g"][SPARES_NEEDED] = spares_needed(blocks, bool(old["g"][SPARES_NEEDED] > 8))
     return new_buffer
 
 

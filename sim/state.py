@@ -14,9 +14,10 @@ from .memory import Buffer
 # --- counters, s.g[...] -------------------------------------------------------------------------
 (
     ALLOCATED,  # bytes in blocks handed out
-    PEAK_ALLOCATED,
+    PEAK_ALLOCATED,  # until PENDING last changed
+    LATEST_PEAK,  # of ALLOCATED since then, so that a malloc need not look at what is pending
     PENDING,  # bytes freed but awaiting another stream; active = allocated + pending
-    PEAK_ACTIVE,
+    PEAK_ACTIVE,  # until PENDING last changed
     REQUESTED,  # bytes asked for by active blocks
     PEAK_REQUESTED,
     RESERVED,  # bytes obtained from the driver
@@ -31,7 +32,7 @@ from .memory import Buffer
     FIRST_OOM_BYTES,
     DRIVER_USED,  # reserved bytes in the driver's granularity
     NOW,  # index of the op being carried out
-    SPARES,  # number of spare block ids on the stack
+    SPARES,  # number of spare block ids
     SPARES_NEEDED,  # an op may start only with more spares than this
     NEXT_ADDRESS,  # where the driver puts the next segment or reservation
     NEXT_ORDER,  # next creation counter of a segment (or block, release 2.12)
@@ -42,7 +43,8 @@ from .memory import Buffer
     SCRIPT_NEXT,  # first unconsumed row of the recorded driver script
     DIVERGED,  # how often the recorded driver was asked for what the recording does not show
     REJECTED,  # the current malloc was rejected before the driver was asked
-    HIGHEST_ID,
+    HIGHEST_ID,  # of all block ids ever in use
+    FRESH,  # number of block ids above it
     # calls of the driver by name, and their bytes, for the time they take (costs.py)
     MALLOCS,  # cudaMalloc
     MALLOC_BYTES,
@@ -58,7 +60,7 @@ from .memory import Buffer
     ACCESS_BYTES,
     UNMAPS,  # cuMemUnmap
     UNMAP_BYTES,
-) = range(44)
+) = range(46)
 N_COUNTERS = 64
 
 # --- fixed options of a run, s.opt[...] -----------------------------------------------------------
@@ -136,15 +138,13 @@ STATE = Buffer(
         ("g", "i8", N_COUNTERS),
         ("opt", "i8", N_OPTIONS),
         ("table", "i8", TABLE_SIZE),  # addresses of the functions compiled apart, see apart.py
-        ("bits3", "u8", 1),
         ("param", "i8", 16),  # a policy's parameters, in the order of their declaration
         ("extra", "i8", 64),  # scratch of hook-based policies, part of the state
-        ("spare", "i4", "blocks"),  # stack of unused block ids
+        ("spare", "i4", "blocks"),  # stack of block ids in use before
         ("slot", "i4", "slots"),  # block held by a slot, 0 = none
         ("root", "i4", "bins"),  # heap of a bin, 0 = empty
-        ("bits0", "u8", "words0"),  # non-empty bins; each level has a bit per word of the one below
-        ("bits1", "u8", "words1"),
-        ("bits2", "u8", "words2"),
+        ("bits0", "u8", "words0"),  # non-empty bins
+        ("bits1", "u8", "words1"),  # words of bits0 that are not empty, or were
         ("unmapped", "i4", "lanes"),  # first unmapped range, by address
         ("pool", "i8", "pools"),  # pool table
         ("stat", "i8", "stats"),
@@ -218,28 +218,9 @@ def before(s, a, b):
 
 
 @inline
-def new_id(s):
-    """Take a spare block id. The replay loop guarantees that one is left."""
-    top = s.g[SPARES] - 1
-    s.g[SPARES] = top
-    b = np.int64(s.spare[top])
-    if b > s.g[HIGHEST_ID]:
-        s.g[HIGHEST_ID] = b
-    return b
-
-
-@inline
 def take_order(s):
     """Creation counter of a new segment or reservation, by the release's tie-break."""
     if s.opt[TIE_BREAK] == TIE_ADDRESS:
         return np.int64(0)
     s.g[NEXT_ORDER] += 1
     return s.g[NEXT_ORDER]
-
-
-@inline
-def drop_id(s, b):
-    """Give a block id back."""
-    s.tag[b] = DEAD
-    s.spare[s.g[SPARES]] = b
-    s.g[SPARES] += 1

@@ -26,6 +26,7 @@ TEXTS = {
     "PyTorch": "its compiled allocator on a stand-in for CUDA: the calls alone",
     "plain Python": "the referee, on the first 5,000 ops",
     "memory": "what a replay allocates, beside the packed program",
+    "touched": "what of it the system had to provide, as the rest is never written",
 }
 
 

@@ -71,11 +71,16 @@ def page_of(report: dict[str, Any]) -> str:
                 f"{r[column]:,}",
                 cell(r["tightfit_ns"], 0, 1),
                 cell(r["cpp_set_ns"], 0, 1),
-                cell(r["memory_bytes"] / MiB, 0, 1),
+                *(
+                    cell(r[kind] / MiB, 0, 1)
+                    for kind in ("memory_bytes", "touched_bytes")
+                    if kind in r
+                ),
             ]
             for r in report[key]
         ]
-        parts.append(_table(title, [first, "tightfit ns", "std::set ns", "memory MiB"], rows))
+        head = [first, "tightfit ns", "std::set ns", "memory MiB", "touched MiB"]
+        parts.append(_table(title, head[: len(rows[0])], rows))
         if key != "length":
             plot = "\n".join(growth_of(report[key], column))
             parts.append(f"```text\n{plot}\n```\n")

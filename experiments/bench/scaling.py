@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from ...policies.native import replay_native
@@ -22,8 +23,9 @@ from ...traces.synthetic import PATTERNS, pinned, random_sizes, train
 from ...traces.units import MiB
 from ..share_out import share_out
 from .cases import RECORDINGS, RULES
+from .machine import touched_bytes
 from .tiling import tile
-from .timing import Case, Speed, make_case, measure
+from .timing import Case, Speed, make_case, measure, replay_afresh
 
 LINES_TRACE, LINES_EVENTS = "gpt_checkpoint.default.npz", 23_000
 COMMAND_TRACE = "gpt_bf16.default.npz"
@@ -77,7 +79,9 @@ def by_live_blocks(n_ops: int, runs: int, counts: tuple[int, ...]) -> list[dict[
     for live in counts:
         program = random_sizes(n_ops + 3 * live, live=live)
         case = make_case(f"random_{live}", program, Settings(), RULES)
-        rows.append({"live": live, **_row(measure(case, RULES, runs, slow=False))})
+        row = {"live": live, **_row(measure(case, RULES, runs, slow=False))}
+        touched = touched_bytes(partial(replay_afresh, case))
+        rows.append(row | {"touched_bytes": row["memory_bytes"] if touched is None else touched})
     return rows
 
 

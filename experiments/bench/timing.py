@@ -172,11 +172,16 @@ def _reference_ns(case: Case, rules: Release) -> float:
     return (time.thread_time_ns() - start) / max(1, n)
 
 
+def replay_afresh(case: Case) -> Run:
+    """Play every event in a thread that has no state of an earlier run to use again."""
+    with ThreadPoolExecutor(1) as fresh:
+        return fresh.submit(replay, case.packed, PYTORCH, case.requests, skip=False).result()
+
+
 def _memory_bytes(case: Case) -> int:
     tracemalloc.start()
     try:
-        with ThreadPoolExecutor(1) as fresh:  # a thread uses its last state again; this has none
-            fresh.submit(replay, case.packed, PYTORCH, case.requests, skip=False).result()
+        replay_afresh(case)
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

@@ -159,7 +159,7 @@ def test_breaking_the_kernel_is_noticed() -> None:
 
 def test_state_fields_do_not_overlap() -> None:
     buffer = STATE.new(
-        blocks=10, slots=3, bins=5, words0=1, words1=1, words2=1, lanes=1, pools=8, stats=1, log=1
+        blocks=10, slots=3, bins=5, words0=1, words1=1, lanes=1, pools=8, stats=1, log=1
     )
     for k, field in enumerate(STATE.views(buffer).values()):
         field[:] = k
