@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from tightfit.policies.alignment import DEVIATES, OUTSIDE, align
+from tightfit.policies.alignment import DEVIATES, OUTSIDE, _opening, align
 
 pytestmark = pytest.mark.interpreted
 ROW = 16  # requests in a row that must be alike
@@ -72,7 +72,8 @@ def repeating(seed: int) -> tuple[list[int], int, int]:
     """Something, an iteration again and again with deviations, and something else in between."""
     rng = random.Random(seed)
     layer = [rng.randrange(4) for _ in range(rng.choice((3, 7)))]
-    once = [9, *layer * rng.randrange(2, 6), *[rng.randrange(6) for _ in range(rng.randrange(30))]]
+    once = [*layer * rng.randrange(2, 6), *[rng.randrange(6) for _ in range(rng.randrange(30))]]
+    once = [9, *once] if seed % 2 else [*once, 9, *once[:20], 8]  # it begins as it goes on, or not
     other = [rng.randrange(12) for _ in range(rng.randrange(5, 40))]
     before = [rng.randrange(12) for _ in range(rng.randrange(25))] + other
     wanted = before + once
@@ -107,6 +108,28 @@ def test_requests_are_matched_as_a_walk_matches_them() -> None:
             if mask.any():
                 kinds.add(name)
     assert kinds == {"within", "before", "deviates", "outside"}
+
+
+def test_an_iteration_is_known_by_as_few_requests_as_come_nowhere_else_in_it() -> None:
+    rng = random.Random(1)
+    for _ in range(200):
+        once = [rng.randrange(2) for _ in range(rng.randrange(1, 24))]
+        want = 1
+        while want < len(once) and any(
+            (once * 2)[k : k + want] == once[:want] for k in range(1, len(once))
+        ):
+            want += 1
+        assert _opening(np.array([5, *once, 7]), 1, len(once)) == want, once
+
+
+def test_an_iteration_does_not_begin_where_it_only_looks_as_if() -> None:
+    layers = list(range(20))
+    once = [*layers, 30, *layers, 40]
+    wanted = once * 2 + [99] * 70 + [*layers, 40] + once
+    found, turns = align(np.array(wanted), 0, 42, 64)
+    inside = list(range(42))
+    assert found.tolist() == inside * 2 + [OUTSIDE] * 91 + inside
+    assert turns.tolist() == [0] * 42 + [1] * 42 + [2] * 133
 
 
 def test_a_request_more_does_not_bring_the_others_out_of_step() -> None:

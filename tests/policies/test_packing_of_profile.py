@@ -98,6 +98,15 @@ def test_what_is_handed_over_leaves_its_place_to_others_while_it_is_not_there() 
     assert plan.rows[:, END].max() <= 3 * 1024
 
 
+def test_what_the_first_iteration_finds_has_the_place_of_what_is_handed_to_the_next() -> None:
+    # 0 is freed in the next iteration; the one before the first did the same.
+    died = np.minimum([4 * turn + k for turn in range(4) for k in (6, 2, 3, 4)], 16)
+    size = np.array([512 * 100, 512, 512, 512] * 4)
+    plan = pack_profile(died, size, 2, 8, 2)
+    assert plan.rows[plan.row_of[0], OFFSET] == plan.rows[plan.row_of[8], OFFSET]
+    assert plan.rows[:, END].max() <= 512 * 203
+
+
 def test_a_program_that_does_not_repeat_is_packed_as_it_is() -> None:
     died, size = np.array([2, 3, 3]), np.array([512, 512, 1024])
     plan = pack_profile(died, size, 0, 3)
