@@ -183,3 +183,18 @@ def test_a_recording_of_ours_says_its_release_and_a_wrong_one_is_not_believed() 
     assert recorded_by(recording).words.endswith("by its keys (max_round_threshold)")
     recording.extra["recorded"] = ["2.15.0"]
     assert recorded_by(recording).sign == "max_round_threshold"
+
+
+@pytest.mark.parametrize("name", ["gpt_fp32.default", "cuda_graphs.default"])
+def test_a_simulated_snapshot_is_checked_by_the_rules_it_was_simulated_by(
+    name: str, tmp_path: Path, capsys: Any
+) -> None:
+    recording = Path(__file__).resolve().parents[2] / f"traces/data/{name}.npz"
+    out = str(tmp_path / "simulated.pickle")
+    assert main(["replay", str(recording), "--snapshot", out]) == 0
+    assert main(["info", out]) == 0
+    printed = capsys.readouterr().out
+    assert "recorded by: tightfit replay, by the rules of torch 2.15" in printed
+    assert "unknown key" not in printed
+    assert main(["check", out]) == 0
+    assert capsys.readouterr().out.startswith("EXACT")
