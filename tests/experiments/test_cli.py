@@ -180,6 +180,19 @@ def test_a_reader_that_leaves_is_not_an_error(story: Path) -> None:
     assert process.returncode == cli.BROKEN_PIPE
 
 
+def test_ctrl_c_while_the_program_is_being_loaded_is_no_traceback() -> None:
+    program = (
+        "import builtins, sys\nkept = builtins.__import__\n"
+        "def load(name, *rest):\n"
+        "    if name == 'typer':\n        raise KeyboardInterrupt\n"
+        "    return kept(name, *rest)\n"
+        "builtins.__import__ = load\n"
+        "from tightfit.__main__ import main\nsys.exit(main())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (cli.INTERRUPTED, "\ntightfit: interrupted\n")
+
+
 def _failing(error: BaseException) -> Any:
     def fail(*_: object) -> None:
         raise error
