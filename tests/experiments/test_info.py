@@ -105,6 +105,20 @@ def test_a_state_without_allocations_leaves_nothing_to_check(tmp_path: Path, cap
     assert value["devices"][0]["allocs"] == 0
 
 
+def test_no_verdict_says_that_all_of_something_is_not_exact(tmp_path: Path, capsys: Any) -> None:
+    content = snapshot()
+    content["segments"][0]["total_size"] += 2 << 20  # a block that nothing allocated
+    content["segments"][0]["blocks"][-1]["size"] += 2 << 20
+    path = str(dump(content, tmp_path / "more.pickle"))
+    assert main(["check", path]) == 1
+    said = capsys.readouterr().out.splitlines()[0]
+    assert said == "NOT EXACT: every recorded address is reproduced, but the final state differs"
+    assert main(["check", path, "--json"]) == 1
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["verdict"] == said and answer["conf"] == "max_split_size_mb:64"
+    assert answer["findings"] == []
+
+
 def test_an_empty_file_is_said_to_be_empty(tmp_path: Path) -> None:
     content = snapshot() | {"segments": [], "device_traces": []}
     found = summarize(load(dump(content, tmp_path / "nothing.pickle")))
