@@ -11,6 +11,7 @@ import typer
 from .options import MAIN_PATH_SECONDS, AsJson, Torch, TraceFile
 
 if TYPE_CHECKING:
+    from .exactness import Exactness
     from .subject import Subject
 
 
@@ -25,6 +26,7 @@ def check(trace: TraceFile, torch: Torch = None, as_json: AsJson = False) -> Non
     exact = all(e.is_exact for e in fit.exactness)
     complete = all(e.complete for e in fit.exactness)
     refused = [f for s in subjects for f in s.recorded_settings(fit.rules)[1]]
+    findings = [*refused, *(f for s in subjects for f in s.program.findings)]
     compared = not all(e.is_empty for e in fit.exactness)
     if not fit.exactness:
         line = "NOTHING TO CHECK: requests and frees were recorded, not what the allocator did"
@@ -35,10 +37,7 @@ def check(trace: TraceFile, torch: Torch = None, as_json: AsJson = False) -> Non
     elif exact:
         line = "EXACT where it can be known: every recorded address is reproduced"
     else:
-        share = sum(e.allocs_exact for e in fit.exactness) / max(
-            1, sum(e.allocs for e in fit.exactness)
-        )
-        line = f"NOT EXACT: {share:.2%} of the recorded addresses are reproduced"
+        line = _not_exact(fit.exactness)
     if as_json:
         devices = [asdict(e) for e in fit.exactness]
         emit_json(
@@ -47,7 +46,9 @@ def check(trace: TraceFile, torch: Torch = None, as_json: AsJson = False) -> Non
                 "compared": compared,
                 "torch": fit.rules.name,
                 "torch_found": fit.words,
+                "conf": subjects[0].recording.conf,
                 "devices": devices,
+                "findings": findings,
             }
         )
     else:
@@ -74,10 +75,21 @@ def check(trace: TraceFile, torch: Torch = None, as_json: AsJson = False) -> Non
             if e.divergence:
                 say(f"device {e.device}, first difference: {e.divergence}")
         say(_what_it_means(exact, complete))
-        note([*refused, *(f for s in subjects for f in s.program.findings)])
+        note(findings)
         suggest(f"tightfit tune {shlex.quote(str(trace))}")
     if not exact:
         raise typer.Exit(1)
+
+
+def _not_exact(found: list[Exactness]) -> str:
+    """The verdict where something differs; never "100 %" of what is not all."""
+    known, exact = sum(e.allocs for e in found), sum(e.allocs_exact for e in found)
+    if exact < known:
+        share = (10_000 * exact // known) / 100
+        return f"NOT EXACT: {share:.2f}% of the recorded addresses are reproduced"
+    calls = any(e.segments != e.segments_exact or e.segments_extra for e in found)
+    what = "calls of the driver differ" if calls else "the final state differs"
+    return f"NOT EXACT: every recorded address is reproduced, but {what}"
 
 
 def _show_nothing(subjects: list[Subject], path: str) -> None:

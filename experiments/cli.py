@@ -30,6 +30,7 @@ from .oracle.prove import prove
 from .policy import policy
 from .recording.command import record
 from .replay import replay
+from .screen import printable
 from .tune import tune
 from .verify.command import verify
 from .workloads import workloads
@@ -82,6 +83,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     if "_TIGHTFIT_COMPLETE" in os.environ:
         app(prog_name="tightfit")  # the shell asks for completions; this exits
+    if sys.stdout is None:  # closed by whoever started this (`>&-`): nobody wants the answer
+        sys.stdout = open(os.devnull, "w")
     for stream in (sys.stdout, sys.stderr):
         # Where the terminal cannot show a character, a "?" is better than no answer.
         reconfigure = getattr(stream, "reconfigure", None)
@@ -154,7 +157,7 @@ def _fail(message: str) -> None:
     """Print why a command ended, as one paragraph; with TIGHTFIT_DEBUG also from where."""
     if os.environ.get("TIGHTFIT_DEBUG", "0") not in ("", "0"):
         traceback.print_exc()
-    print(f"tightfit: {message}", file=sys.stderr)
+    print(f"tightfit: {printable(message)}", file=sys.stderr)
 
 
 def _usage_message(error: Any) -> str:

@@ -55,7 +55,13 @@ def compare(
     from ..sim.costs import costs_words, read_costs
     from ..traces.errors import ConfigError
     from ..traces.units import format_bytes
-    from .comparison import compare_all, contenders, notes_on_mismatches, without_foresight
+    from .comparison import (
+        compare_all,
+        contenders,
+        notes_on_mismatches,
+        notes_on_recordings,
+        without_foresight,
+    )
     from .formats import comma_separated, latex, markdown
     from .replay import parse_device
     from .screen import BESIDE_PLAIN, announce_compiling, emit_json, note, progress
@@ -77,6 +83,7 @@ def compare(
     steps = (len(chosen) + (packing > 0)) * len(subjects)
     with progress(steps, "comparing") as advance:
         compared = compare_all(subjects, chosen, gpu, advance, packing, costs)
+    findings = notes_on_recordings(subjects)
     room = gpu.capacity_bytes
     setting = f"torch {fit.rules.name} · " + (format_bytes(room) if room else "unlimited memory")
     setting += f" · driver time: simulated, costs {costs_from}"
@@ -87,7 +94,10 @@ def compare(
                 "torch": fit.rules.name,
                 "capacity_bytes": gpu.capacity_bytes,
                 "driver_costs": costs_from,
+                "torch_found": fit.words,
+                "verdict": _verdict(compared, gpu),
                 "traces": compared,
+                "findings": findings,
             }
         )
     elif as_csv:
@@ -96,7 +106,7 @@ def compare(
         print((markdown if as_markdown else latex)(compared, setting), end="")
     else:
         _show(compared, gpu, fit.words, costs_from)
-        note([*notes_on_mismatches(compared), *left_out])
+        note([*notes_on_mismatches(compared), *left_out, *findings])
     if all(t.best is None for t in compared):
         raise typer.Exit(1)
 

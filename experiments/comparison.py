@@ -235,6 +235,20 @@ def notes_on_mismatches(traces: Sequence[TraceRows]) -> list[Finding]:
     return out
 
 
+def notes_on_recordings(subjects: Sequence[Subject]) -> list[Finding]:
+    """What was noticed in the recordings, and what became of memory live at their start."""
+    out = []
+    several = len({s.name for s in subjects}) > 1
+    for s in subjects:
+        where = f"{PurePath(s.name).name}: " if several else ""
+        for f in s.program.findings:
+            out.append(Finding(f.kind, f.count, where + f.text, f.device))
+        if s.is_warm:
+            text = "memory that was live before recording began is placed anew by every policy"
+            out.append(Finding("start", 1, where + text, s.device))
+    return out
+
+
 def remarks(trace: TraceRows) -> list[tuple[str, str]]:
     """What must be said beside a recording's rows: a kind, and a sentence."""
     out = []

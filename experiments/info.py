@@ -42,6 +42,7 @@ def show(found: Summary, path: str) -> None:
         found: the summary.
         path: the file as the user would type it.
     """
+    from ..traces.units import exact_bytes
     from .owners import MAX_OWNERS
     from .screen import Column, note, say, suggest, table, verdict
 
@@ -79,6 +80,8 @@ def show(found: Summary, path: str) -> None:
         say(f"{name}: {d.completeness}")
         if d.entries:
             say(f"{name}: " + ", ".join(f"{n:,} {a}" for a, n in d.entries.items()))
+        if d.out_of_memory is not None:
+            say(f"{name}: {d.out_of_memory.words}")
     nothing_said = found.devices and not any(d.shows_driver for d in found.devices)
     say(f"settings: {found.conf or ('(not recorded)' if nothing_said else '(default)')}")
     for key, value in found.settings.items():
@@ -97,6 +100,9 @@ def show(found: Summary, path: str) -> None:
     if any(d.entries for d in found.devices):
         # Where nothing is known of the allocator's deeds there is nothing to check.
         then = "compare" if nothing_said else "check"
-        suggest(f"tightfit {then} {path}", f"tightfit tune {path}")
+        ended = [d.out_of_memory for d in found.devices if d.out_of_memory is not None]
+        least = min((o.capacity_bytes for o in ended), default=0)
+        room = f" --capacity {exact_bytes(least)}" if least else ""
+        suggest(f"tightfit {then} {path}", f"tightfit tune {path}{room}")
     else:
         say("There is no history to replay: call torch.cuda.memory._record_memory_history() early.")

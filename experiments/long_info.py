@@ -38,6 +38,7 @@ def summarize_long(trace: LongTrace) -> Summary:
         is_exact=program.complete,
         shows_driver=False,
         owners=[],
+        out_of_memory=None,
     )
     return Summary(
         name=trace.name,

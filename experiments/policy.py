@@ -50,12 +50,9 @@ def _row(d: Described) -> list[str | int | float | None]:
 
 def _value(value: int, unit: str) -> str:
     """A parameter's value as a user writes it, the shortest way."""
-    if unit != "bytes":
-        return f"{value:,}" + (f" {unit}" if unit else "")
-    for size, name in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
-        if value and value % size == 0:
-            return f"{value // size}{name}"
-    return f"{value}"
+    from ..traces.units import exact_bytes
+
+    return exact_bytes(value) if unit == "bytes" else f"{value:,}" + (f" {unit}" if unit else "")
 
 
 @policy.command("new")

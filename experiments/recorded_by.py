@@ -11,6 +11,7 @@ from ..traces.event import Action
 from ..traces.recording import Recording
 
 VERSION = re.compile(r"(\d{1,3}\.\d{1,3})\.\d{1,3}[\w.+]{0,40}", re.ASCII)
+MINOR = re.compile(r"\d{1,3}\.\d{1,3}", re.ASCII)
 STREAM_REUSE = "graph_capture_record_stream_reuse"
 
 
@@ -22,16 +23,20 @@ class RecordedBy:
         oldest, newest: releases such as "2.12"; None = no bound.
         sign: the key that gives `oldest`; "" without one.
         told: full version, where `tightfit record` wrote it down; "" elsewhere.
+        simulated: `tightfit replay` wrote the file, by the rules of this release.
     """
 
     oldest: str | None
     newest: str | None
     sign: str
     told: str = ""
+    simulated: bool = False
 
     @property
     def words(self) -> str:
         """The bounds, ready to print."""
+        if self.simulated:
+            return f"tightfit replay, by the rules of torch {self.newest}"
         if self.told:
             return f"torch {self.told}, as the recording says"
         if self.oldest and self.newest:
@@ -92,7 +97,11 @@ def recorded_by(recording: Recording) -> RecordedBy:
 
 
 def _told(recording: Recording) -> RecordedBy | None:
-    """Return what `tightfit record` wrote into the header, if it did."""
+    """Return what `tightfit record` or `tightfit replay --snapshot` wrote into the file, if any."""
+    ours = recording.extra.get("tightfit")
+    rules = ours.get("torch_release") if isinstance(ours, dict) else None
+    if isinstance(rules, str) and MINOR.fullmatch(rules):
+        return RecordedBy(rules, rules, "", simulated=True)
     recorded = recording.extra.get("recorded")
     version = recorded.get("torch") if isinstance(recorded, dict) else None
     found = VERSION.fullmatch(version) if isinstance(version, str) else None

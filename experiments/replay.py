@@ -118,7 +118,13 @@ def replay(
     out_of_memory = any(r.ooms for r in results)
     if as_json:
         emit_json(
-            {"simulated": True, "torch_found": fit.words, "devices": results, "findings": notes}
+            {
+                "simulated": True,
+                "verdict": _verdict(results),
+                "torch_found": fit.words,
+                "devices": results,
+                "findings": notes,
+            }
         )
     else:
         _show(results, notes, fit.words, conf, keep_going, shlex.quote(str(trace)))
@@ -240,6 +246,23 @@ def _write(path: Path, subject: Subject, run: Run, line: str, rules: Release) ->
     )
 
 
+def _verdict(results: list[Replayed]) -> str:
+    """The answer in one sentence."""
+    from ..traces.units import format_bytes
+
+    failed = next((r for r in results if r.ooms), None)
+    capacity = results[0].capacity_bytes
+    if failed is not None:
+        return (
+            f"OUT OF MEMORY on device {failed.device} at entry {failed.first_oom_event:,}: a block "
+            f"of {format_bytes(failed.first_oom_bytes)} was not to be had"
+        )
+    if capacity is not None:
+        return f"FITS on {format_bytes(capacity)} (simulated)"
+    peak = max(r.peak_reserved_bytes for r in results)
+    return f"peak reserved {format_bytes(peak)} (simulated)"
+
+
 def _show(
     results: list[Replayed],
     notes: list[Finding],
@@ -248,22 +271,12 @@ def _show(
     keep_going: bool,
     path: str,
 ) -> None:
-    from ..traces.units import format_bytes
+    from ..traces.units import exact_bytes
     from .screen import Column, note, say, suggest, table, verdict
 
     failed = [r for r in results if r.ooms]
     capacity = results[0].capacity_bytes
-    if failed:
-        r = failed[0]
-        verdict(
-            f"OUT OF MEMORY on device {r.device} at entry {r.first_oom_event:,}: a block of "
-            f"{format_bytes(r.first_oom_bytes)} was not to be had"
-        )
-    elif capacity is not None:
-        verdict(f"FITS on {format_bytes(capacity)} (simulated)")
-    else:
-        peak = max(r.peak_reserved_bytes for r in results)
-        verdict(f"peak reserved {format_bytes(peak)} (simulated)")
+    verdict(_verdict(results))
     table(
         "",
         [
@@ -296,4 +309,4 @@ def _show(
     if failed and not keep_going:
         say("The replay ends there, as the program would; --keep-going drops the allocation.")
     note(notes)
-    suggest(f"tightfit tune {path}" + (f" --capacity {capacity}" if capacity else ""))
+    suggest(f"tightfit tune {path}" + (f" --capacity {exact_bytes(capacity)}" if capacity else ""))

@@ -61,9 +61,23 @@ def say(line: str = "") -> None:
     _print(line)
 
 
+def printable(text: str, keep: str = "") -> str:
+    """Return text without what would steer a terminal: names in recordings are others' data.
+
+    Args:
+        text: to be shown.
+        keep: characters that stay. Every other unprintable one becomes its escape, such as "\\x1b".
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c in keep or c.isprintable() else c.encode("unicode_escape").decode() for c in text
+    )
+
+
 def suggest(*commands: str) -> None:
     """Print what to type next. Never wrapped: such lines are copied."""
-    print("next:", " / ".join(commands))
+    print("next:", printable(" / ".join(commands), keep="\n"))
 
 
 def note(findings: Sequence[Finding]) -> None:
@@ -75,7 +89,7 @@ def note(findings: Sequence[Finding]) -> None:
 
 def warn(line: str) -> None:
     """Print a line about the work, not part of the answer, on standard error."""
-    print(line, file=sys.stderr, flush=True)
+    print(printable(line, keep="\n"), file=sys.stderr, flush=True)
 
 
 def table(title: str, columns: Sequence[str | Column], rows: Sequence[Sequence[Cell]]) -> None:
@@ -90,7 +104,7 @@ def table(title: str, columns: Sequence[str | Column], rows: Sequence[Sequence[C
     from rich.table import Table
 
     drawn = Table(
-        title=title or None,
+        title=printable(title) or None,
         title_justify="left",
         title_style="",
         box=box.SIMPLE_HEAD,
@@ -116,7 +130,7 @@ def table(title: str, columns: Sequence[str | Column], rows: Sequence[Sequence[C
             overflow="fold",
         )
     for line in zip(*(texts for _, _, texts in shown), strict=True):
-        drawn.add_row(*line)
+        drawn.add_row(*(printable(cell, keep="\n") for cell in line))
     _draw(drawn)
 
 
@@ -221,7 +235,7 @@ def _console(stream: TextIO) -> Console:
 def _print(line: str, style: str = "") -> None:
     from rich.text import Text
 
-    _draw(Text(line, style=style))
+    _draw(Text(printable(line), style=style))
 
 
 def _draw(what: Any) -> None:

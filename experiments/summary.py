@@ -13,6 +13,7 @@ from ..traces.history import lift
 from ..traces.program import Op, Program
 from ..traces.recording import DeviceRecording, Finding, Recording
 from ..traces.units import format_bytes
+from .out_of_memory import OutOfMemory, first_out_of_memory
 from .owners import Owner, owners_of
 from .recorded_by import RecordedBy, recorded_by
 
@@ -53,6 +54,7 @@ class DeviceInfo:
         shows_driver: whether anything was recorded of segments; if not, nothing is known of
             reserved memory, and its figures are 0.
         owners: largest first, at most eight; empty if no stacks were recorded.
+        out_of_memory: the first allocation that failed for good; None if none did.
     """
 
     device: int
@@ -71,6 +73,7 @@ class DeviceInfo:
     is_exact: bool
     shows_driver: bool
     owners: list[Owner]
+    out_of_memory: OutOfMemory | None
 
     @property
     def completeness(self) -> str:
@@ -216,6 +219,7 @@ def _summarize_device(
         is_exact=program is not None and program.complete,
         shows_driver=shows_driver,
         owners=owners_of(blocks["stack"][is_active], requested[is_active], recording.stacks),
+        out_of_memory=first_out_of_memory(part, recording.stacks),
     ), findings
 
 

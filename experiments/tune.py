@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -59,6 +61,7 @@ def tune(
 ) -> None:
     """Find the PYTORCH_CUDA_ALLOC_CONF line that fits best."""
     from ..traces.errors import ConfigError
+    from .out_of_memory import advice_on_capacity
     from .replay import parse_device
     from .screen import BESIDE_PLAIN, announce_compiling, emit_json, progress
     from .subject import find_release, load_subjects
@@ -88,10 +91,12 @@ def tune(
             raise typer.Exit(1)
         return
     answer = find_line(subjects, gpu, torch, without or [], trials)
+    if gpu.capacity_bytes is None:
+        answer = replace(answer, findings=[*answer.findings, *advice_on_capacity(subjects)])
     if as_json:
         emit_json(answer.document())
     else:
-        _show(answer, " ".join(shlex.quote(str(t)) for t in traces))
+        _show(answer, traces)
     if answer.fails:
         raise typer.Exit(1)
 
@@ -125,17 +130,17 @@ def _show_policy(answer: PolicyAnswer, paths: str, costs_from: str) -> None:
 
 
 def _folded(conf: str, width: int = 32) -> str:
-    """Break a line after its commas, outside brackets too, where it is too long for a table."""
+    """Break a line after its commas, in brackets too, where it is too long for a table."""
     lines = [""]
     for part in re.findall(r"[^,]+,?", conf):
         if lines[-1] and len(lines[-1]) + len(part) > width:
             lines.append("")
-        lines[-1] += part
+        lines[-1] += part if lines[-1] else part.lstrip()
     return "\n".join(lines)
 
 
-def _show(answer: Answer, paths: str) -> None:
-    from ..traces.units import format_bytes
+def _show(answer: Answer, traces: Sequence[Path]) -> None:
+    from ..traces.units import exact_bytes, format_bytes
     from .screen import Column, note, say, suggest, table, verdict
 
     verdict(answer.verdict)
@@ -152,7 +157,7 @@ def _show(answer: Answer, paths: str) -> None:
     rows: list[list[str | int | float | None]] = []
     for role, shown in answer.rows():
         row: list[str | int | float | None] = [
-            role,
+            _folded(role, 18),
             _folded(shown.conf) or "(default)",
             shown.peak_reserved_bytes,
             shown.waste,
@@ -161,7 +166,7 @@ def _show(answer: Answer, paths: str) -> None:
         ]
         if answer.gpu.capacity_bytes is not None:
             at = shown.first_oom_event
-            row += [shown.alloc_retries, "yes" if shown.fits else f"OOM at {at:,}"]
+            row += [shown.alloc_retries, "yes" if shown.fits else f"OOM at\n{at:,}"]
         rows.append(row)
     bound: list[str | int | float | None] = ["bound", "peak live bytes", answer.bound_bytes, 0.0]
     rows.append([*bound, None, None, *([None, None] if len(columns) > 6 else [])])
@@ -180,7 +185,7 @@ def _show(answer: Answer, paths: str) -> None:
     say(f"rules: {answer.rules_words}")
     for line in answer.words:
         say(line)
-    if answer.best.conf:
+    if answer.best.conf and not answer.fails:
         print(f"export PYTORCH_CUDA_ALLOC_CONF={answer.best.conf}")
     note(answer.findings)
     recorded = answer.recorded_peak_bytes
@@ -189,4 +194,10 @@ def _show(answer: Answer, paths: str) -> None:
             "Memory that was live before recording began is placed anew under every line. Where it "
             f"was recorded, the recorded settings reach {format_bytes(recorded)}."
         )
-    suggest(f"tightfit replay {paths.split()[0]} --conf {shlex.quote(answer.best.conf)}")
+    gpu = answer.gpu
+    room = f" --capacity {exact_bytes(gpu.capacity_bytes)}" if gpu.capacity_bytes else ""
+    room += f" --other {exact_bytes(gpu.other_bytes)}" if gpu.other_bytes else ""
+    # The recording that needs most: one that fits says nothing of the others.
+    worst = max(answer.per_trace, key=lambda t: t.best.peak_reserved_bytes)
+    path = shlex.quote(worst.trace)
+    suggest(f"tightfit replay {path} --conf {shlex.quote(answer.best.conf)}{room}")

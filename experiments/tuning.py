@@ -153,6 +153,8 @@ class Answer:
                 f"It saves {format_bytes(self.saved_bytes)} of the {format_bytes(waste)} that the "
                 f"default wastes; {format_bytes(left)} of waste remain."
             )
+        if self.recorded and self.recorded.conf == self.best.conf and not self.fails:
+            out.append("The recorded program ran with this line already: keep it.")
         if self.unrestricted and self.unrestricted.conf != self.best.conf:
             out.append(
                 f"Without {', '.join(self.without)} you give up "
@@ -194,6 +196,7 @@ class Answer:
             "verdict": self.verdict,
             "words": self.words,
             "torch": self.rules.name,
+            "torch_found": self.rules_words,
             "capacity_bytes": self.gpu.capacity_bytes,
             "other_bytes": self.gpu.other_bytes,
             "default": self.default,

@@ -91,14 +91,17 @@ def read_costs(path: Path = FILE) -> dict[str, Cost]:
         table: Any = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not JSON: {error}") from None
     if not isinstance(table, dict):
         raise ConfigError(f"{path}: found {type(table).__name__}, expected one object")
     costs = {}
     for call, row in table.items():
         if call not in CALLS and call != WAIT:
-            raise ConfigError(f"{path}: unknown call {call!r}" + did_you_mean(call, [*CALLS, WAIT]))
+            raise ConfigError(
+                f"{path}: found {call!r}, expected the calls {', '.join([*CALLS, WAIT])}"
+                + did_you_mean(call, [*CALLS, WAIT])
+            )
         costs[call] = _cost(row, f"{path}: {call}")
     missing = [call for call in (*CALLS, WAIT) if call not in costs]
     if missing:

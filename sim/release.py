@@ -91,6 +91,17 @@ class Release:
         return self.version >= (2, 15)
 
 
+def _near(parts: list[str]) -> str:
+    """Return the nearest right answer: the end of the list for what lies beyond it."""
+    if len(parts) < 2 or not (parts[0].isdecimal() and parts[1].isdecimal()):
+        return did_you_mean(".".join(parts[:2]), KNOWN)
+    version = (int(parts[0]), int(parts[1]))
+    oldest, newest = (tuple(map(int, known.split("."))) for known in (KNOWN[0], KNOWN[-1]))
+    if version > newest:
+        return f"; {KNOWN[-1]} is the newest whose rules are known"
+    return f"; {KNOWN[0]} is the oldest whose rules are known" if version < oldest else ""
+
+
 def release(text: str) -> Release:
     """Return the rules of a release such as "2.15.0", "2.11" or "2.12.1+cu132".
 
@@ -102,6 +113,6 @@ def release(text: str) -> Release:
     if minor not in KNOWN or not all(p.isdigit() for p in parts):
         raise ConfigError(
             f"torch release: found '{text}', expected one of {KNOWN[0]} .. {KNOWN[-1]}"
-            + did_you_mean(minor, KNOWN)
+            + _near(parts)
         )
     return Release((int(parts[0]), int(parts[1])))

@@ -15,6 +15,7 @@ import json
 import re
 from array import array
 from collections.abc import Iterable
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,8 @@ MEMORY, OUT_OF_MEMORY = "[memory]", "[OutOfMemory]"
 CUDA = 1  # c10::DeviceType
 BLOCK = 512  # every block begins at a multiple of this
 LAST_TIME = 1 << 53  # microseconds; in the year 2255
+SNAPSHOT_KEYS = (b'"segments"', b'"device_traces"')
+HEAD = 4096  # bytes in which a snapshot's first key stands
 NUMBER = re.compile(r"(\d{1,16})(?:\.(\d{1,9}))?", re.ASCII)
 
 
@@ -54,7 +57,9 @@ def read_kineto(chunks: Iterable[bytes], name: str) -> Recording:
     """
     rows, totals, reserved = Rows(), array("q"), array("q")
     others = seen = 0
-    for offset, text in objects_with(chunks, (MEMORY, OUT_OF_MEMORY)):
+    chunks = iter(chunks)
+    head = next(chunks, b"")
+    for offset, text in objects_with(chain([head], chunks), (MEMORY, OUT_OF_MEMORY)):
         event = _parsed(text, offset)
         if event.get("name") not in (MEMORY, OUT_OF_MEMORY) or "args" not in event:
             continue
@@ -74,6 +79,11 @@ def read_kineto(chunks: Iterable[bytes], name: str) -> Recording:
         # The first releases with these events had no totals.
         totals.append(_number(args, "Total Allocated", -1, 1 << 60, where, -1))
         reserved.append(_number(args, "Total Reserved", -1, 1 << 60, where, -1))
+    if not len(rows) and not seen and any(key in head[:HEAD] for key in SNAPSHOT_KEYS):
+        raise TraceError(
+            "found a memory snapshot as JSON, expected the pickle that "
+            "torch.cuda.memory._dump_snapshot() writes"
+        )
     if not len(rows):
         found = f"{seen:,} memory events, none of a CUDA device" if seen else "no memory events"
         raise TraceError(

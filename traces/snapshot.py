@@ -269,7 +269,8 @@ class _Reader:
                     self._find("dropped_key", n, f"{n:,} external_annotations are not dicts")
             else:
                 rec.extra[key] = value
-                self._find("unknown_key", 1, f"the snapshot has the unknown key {key[:80]!r}")
+                if key != "tightfit":  # written by our own `replay --snapshot`
+                    self._find("unknown_key", 1, f"the snapshot has the unknown key {key[:80]!r}")
         trailing = len(values.data) - values.end
         if trailing:
             self._find("trailing_bytes", trailing,

@@ -40,6 +40,14 @@ def parse_bytes(text: str, where: str = "size") -> int:
     return value
 
 
+def exact_bytes(size: int) -> str:
+    """Write a size without loss, as `parse_bytes` reads it, in the largest unit that divides it."""
+    for unit, name in ((GiB, "GiB"), (MiB, "MiB"), (KiB, "KiB")):
+        if size and size % unit == 0:
+            return f"{size // unit}{name}"
+    return f"{size}"
+
+
 def format_bytes(size: int) -> str:
     """Format a size for people: MiB below 10 GiB, GiB above, bytes below 1 MiB."""
     if abs(size) >= 10 * GiB:

@@ -25,6 +25,10 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         with os.fdopen(handle, "wb") as out:
             yield out
         os.replace(temporary, path)
+    except OSError as error:
+        if error.filename is None:  # a write that failed names no file
+            error.filename = str(path)
+        raise
     finally:
         with suppress(FileNotFoundError):
             os.unlink(temporary)

@@ -61,13 +61,18 @@ def bench(
     Six synthetic patterns and the shipped recordings, each in turn by tightfit and by a C++
     simulator of the same allocator; then how the cost grows. Takes some minutes.
     """
+    from ..outfile import check_output
     from ..screen import emit_json
 
+    if write is not None:
+        check_output(write, ".md", force=True)
     report = measure_all(events or (QUICK_EVENTS if quick else EVENTS), quick)
     if write is not None:
+        from ...traces.whole_file import replacing
         from .page import page_of
 
-        write.write_text(page_of(report), encoding="utf-8")
+        with replacing(write) as out:
+            out.write(page_of(report).encode())
     if as_json:
         emit_json(report)
     else:

@@ -45,7 +45,10 @@ def plan_lines(trace: Path, torch: str | None, trials: int = 0) -> list[Line]:
     subjects = load_subjects(trace)
     lines = [Line("default", ""), Line("expandable", EXPANDABLE)]
     for role, without in (("best", ()), ("best without", ("expandable_segments",))):
-        best = find_line(subjects, Device(), torch, without, trials).best.conf
+        found = find_line(subjects, Device(), torch, without, trials)
+        if found.interrupted:  # its answer so far is for a person; what follows takes minutes
+            raise KeyboardInterrupt
+        best = found.best.conf
         if best not in ("", EXPANDABLE):
             return [*lines, Line(role, best)]
     return lines

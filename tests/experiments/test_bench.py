@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from tightfit.experiments.bench.page import page_of
 from tightfit.experiments.bench.set_simulator import CompilerMissing, library, simulate
 from tightfit.experiments.bench.tiling import repeatable_part, tile
 from tightfit.experiments.bench.timing import make_case, measure
+from tightfit.experiments.cli import main
 from tightfit.policies.native import replay_native, requests_of
 from tightfit.sim.device import Device
 from tightfit.sim.packing import pack
@@ -205,3 +207,10 @@ def test_the_report_has_every_figure_and_a_page() -> None:
     assert report["compile_s"] > report["first_replay_s"]["warm"] > 0
     page = page_of(report)
     assert all(f"| {name} |" in page for name in report["patterns"])
+
+
+def test_a_page_that_cannot_be_written_is_refused_before_anything_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", "--quick", "--write", str(tmp_path / "none" / "page.md")]) == 2
+    assert "there is no folder" in capsys.readouterr().err

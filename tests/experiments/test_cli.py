@@ -138,6 +138,32 @@ def test_no_colour_codes_reach_a_pipe(story: Path) -> None:
     assert "\x1b" not in done.stdout + done.stderr
 
 
+def test_names_in_a_recording_cannot_steer_the_terminal(tmp_path: Path, capsys: Any) -> None:
+    content = snapshot()
+    frame = {"filename": "/a/\x1b[31mred.py", "line": 1, "name": "f\x07\u202e"}
+    for segment in content["segments"]:
+        for block in segment["blocks"]:
+            block["frames"] = [frame]
+    content["allocator_settings"]["PYTORCH_CUDA_ALLOC_CONF"] = "x:\x1b]0;y\nnext: rm"
+    path = dump(content, tmp_path / "n\x1b[2J\nm.pickle")
+    assert cli.main(["info", str(path)]) == 0
+    printed = capsys.readouterr().out
+    assert "a/\\x1b[31mred.py:1 f\\x07\\u202e" in printed
+    assert "settings: x:\\x1b]0;y\\nnext: rm\n" in printed
+    assert not set(printed) & {"\x1b", "\x07", "\u202e"}
+    assert cli.main(["info", str(path.with_name("no\x1b[2J\n.pickle"))]) == cli.BAD_INPUT
+    said = capsys.readouterr().err
+    assert "\x1b" not in said and said.count("\n") == 1
+
+
+def test_an_answer_that_nobody_wants_is_no_error(story: Path) -> None:
+    command = [sys.executable, "-m", "tightfit", "info", str(story)]
+    for closed in (">&-", ">&- 2>&-"):
+        done = subprocess.run(["sh", "-c", f'"$@" {closed}', "sh", *command], capture_output=True)
+        assert done.returncode == 0
+        assert b"bug" not in done.stderr and b"Traceback" not in done.stderr
+
+
 def test_a_narrow_character_set_is_no_obstacle(story: Path) -> None:
     done = run("info", str(story), PYTHONIOENCODING="ascii")
     assert done.returncode == 0
@@ -152,6 +178,19 @@ def test_a_reader_that_leaves_is_not_an_error(story: Path) -> None:
         said = process.stderr.read().decode()
     assert [line for line in said.splitlines() if not line.startswith("first run:")] == []
     assert process.returncode == cli.BROKEN_PIPE
+
+
+def test_ctrl_c_while_the_program_is_being_loaded_is_no_traceback() -> None:
+    program = (
+        "import builtins, sys\nkept = builtins.__import__\n"
+        "def load(name, *rest):\n"
+        "    if name == 'typer':\n        raise KeyboardInterrupt\n"
+        "    return kept(name, *rest)\n"
+        "builtins.__import__ = load\n"
+        "from tightfit.__main__ import main\nsys.exit(main())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (cli.INTERRUPTED, "\ntightfit: interrupted\n")
 
 
 def _failing(error: BaseException) -> Any:

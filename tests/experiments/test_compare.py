@@ -196,9 +196,25 @@ def test_a_wrong_table_of_costs_is_refused_before_anything_is_replayed(
     for command in (["compare", GPT], ["tune", GPT, "--policy", "best_fit"]):
         assert main([*command, "--driver-costs", str(file)]) == 2
         said = capsys.readouterr().err
-        assert "mine.json: unknown call 'cudaMaloc'; did you mean 'cudaMalloc'?" in said
+        assert "mine.json: found 'cudaMaloc', expected the calls cudaMalloc, " in said
+        assert "; did you mean 'cudaMalloc'?" in said
     assert main(["tune", GPT, "--driver-costs", str(file)]) == 2
     assert "only --policy has a column of time" in capsys.readouterr().err
+
+
+def test_what_was_live_at_the_start_is_said_to_be_placed_anew(
+    shared: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    warm = str(shared / "traces" / "desktop_13GB_warm.pickle")
+    words = ["compare", warm, "--policy", "best_fit", "--packing", "0"]
+    assert main(words) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "note: device 0: memory that was live before recording began is placed anew" in said
+    assert "the recording begins with 229 blocks live" in said
+    assert main([*words, "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert {"start", "warm_start"} & {f["kind"] for f in answer["findings"]}
+    assert answer["verdict"].startswith("best_fit reserves least: 13.00 GiB")
 
 
 def test_bad_words_are_refused(capsys: pytest.CaptureFixture[str]) -> None:

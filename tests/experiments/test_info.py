@@ -105,6 +105,20 @@ def test_a_state_without_allocations_leaves_nothing_to_check(tmp_path: Path, cap
     assert value["devices"][0]["allocs"] == 0
 
 
+def test_no_verdict_says_that_all_of_something_is_not_exact(tmp_path: Path, capsys: Any) -> None:
+    content = snapshot()
+    content["segments"][0]["total_size"] += 2 << 20  # a block that nothing allocated
+    content["segments"][0]["blocks"][-1]["size"] += 2 << 20
+    path = str(dump(content, tmp_path / "more.pickle"))
+    assert main(["check", path]) == 1
+    said = capsys.readouterr().out.splitlines()[0]
+    assert said == "NOT EXACT: every recorded address is reproduced, but the final state differs"
+    assert main(["check", path, "--json"]) == 1
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["verdict"] == said and answer["conf"] == "max_split_size_mb:64"
+    assert answer["findings"][0]["kind"] == "segment_size_changed"
+
+
 def test_an_empty_file_is_said_to_be_empty(tmp_path: Path) -> None:
     content = snapshot() | {"segments": [], "device_traces": []}
     found = summarize(load(dump(content, tmp_path / "nothing.pickle")))
@@ -183,3 +197,18 @@ def test_a_recording_of_ours_says_its_release_and_a_wrong_one_is_not_believed() 
     assert recorded_by(recording).words.endswith("by its keys (max_round_threshold)")
     recording.extra["recorded"] = ["2.15.0"]
     assert recorded_by(recording).sign == "max_round_threshold"
+
+
+@pytest.mark.parametrize("name", ["gpt_fp32.default", "cuda_graphs.default"])
+def test_a_simulated_snapshot_is_checked_by_the_rules_it_was_simulated_by(
+    name: str, tmp_path: Path, capsys: Any
+) -> None:
+    recording = Path(__file__).resolve().parents[2] / f"traces/data/{name}.npz"
+    out = str(tmp_path / "simulated.pickle")
+    assert main(["replay", str(recording), "--snapshot", out]) == 0
+    assert main(["info", out]) == 0
+    printed = capsys.readouterr().out
+    assert "recorded by: tightfit replay, by the rules of torch 2.15" in printed
+    assert "unknown key" not in printed
+    assert main(["check", out]) == 0
+    assert capsys.readouterr().out.startswith("EXACT")

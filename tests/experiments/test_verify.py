@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from tightfit.experiments.gpu.runs import CHECKS, HERE
 from tightfit.experiments.subject import load_subjects
 from tightfit.experiments.verify.check_trace import check_trace
 from tightfit.experiments.verify.cost_table import cost_table, line_through, write_table
-from tightfit.experiments.verify.lines import Line, read_plan
+from tightfit.experiments.verify.lines import Line, plan_lines, read_plan
 from tightfit.experiments.verify.machine import Machine
 from tightfit.experiments.verify.pool_counters import pool_counters
 from tightfit.experiments.verify.prediction import Prediction
@@ -37,6 +38,13 @@ from tightfit.traces.units import GiB, MiB
 from .as_predicted import DATA, FACTS, ROOT, answer_to
 
 FLOORS = ("traces", "sim", "policies", "experiments")
+
+
+def test_ctrl_c_while_lines_are_chosen_ends_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped = SimpleNamespace(interrupted=True, best=SimpleNamespace(conf="max_split_size_mb:64"))
+    monkeypatch.setattr("tightfit.experiments.tuning.find_line", lambda *_: stopped)
+    with pytest.raises(KeyboardInterrupt):
+        plan_lines(DATA / "mlp_train.npz", None)
 
 
 def test_waiting_frees_and_graphs_become_what_can_be_replayed(tmp_path: Path) -> None:

@@ -131,9 +131,10 @@ def test_a_wrong_table_is_refused(tmp_path: Path, change: dict, said: str) -> No
     with pytest.raises(ConfigError) as error:
         read_costs(file)
     assert said in str(error.value) and "costs.json" in str(error.value)
-    file.write_text("[")
-    with pytest.raises(ConfigError, match="not JSON"):
-        read_costs(file)
+    for content in ("[", "[" * 100_000):
+        file.write_text(content)
+        with pytest.raises(ConfigError, match="not JSON"):
+            read_costs(file)
     file.write_text(json.dumps({"wait": table["wait"]}))
     with pytest.raises(ConfigError, match="found no row for cudaMalloc"):
         read_costs(file)

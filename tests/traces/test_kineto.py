@@ -168,6 +168,15 @@ def test_a_broken_file_ends_in_one_error_that_says_where(case, tmp_path: Path):
         assert "byte " in text or "memory events" in text
 
 
+def test_a_snapshot_saved_as_json_is_told_apart(tmp_path: Path):
+    for document in ('{"segments": [], "device_traces": [[]]}', ' {"device_traces": []}'):
+        (tmp_path / "x.json").write_text(document)
+        with pytest.raises(
+            TraceError, match="found a memory snapshot as JSON, expected the pickle"
+        ):
+            load(tmp_path / "x.json")
+
+
 def test_an_endless_event_is_refused_before_it_fills_the_memory(monkeypatch):
     monkeypatch.setattr("tightfit.traces.json_scan.LONGEST_OBJECT", 1000)
     endless = [b'[{"name": "'] + [b"x" * 5_000_000] * 3
