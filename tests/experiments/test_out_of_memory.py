@@ -36,6 +36,7 @@ def test_the_failure_and_what_there_was_are_read_off_the_history(tmp_path: Path)
     assert found == OutOfMemory(
         9, 64 * MiB, 22 * MiB, 22 * MiB, 10 * MiB, "project/train.py:33 grow"
     )
+    assert found is not None
     assert not found.is_limited and found.capacity_bytes == 32 * MiB
     assert found.words == (
         "OUT OF MEMORY at entry 9: 64.0 MiB wanted at project/train.py:33 grow, 22.0 MiB reserved, "
