@@ -232,7 +232,9 @@ def foresight(packed: Packed, values: Mapping[str, int]) -> Foresight:
     clock[is_within] += place[is_within] - start
     clock = np.maximum.accumulate(clock)
     # Nothing is known of what deviates; what comes outside of iterations goes before the next one.
-    life = guess_lifetimes(2 * klass + is_outside, died, clock, is_outside - 1)
+    life = np.zeros(n, np.int64)
+    if not is_matched.all():
+        life = guess_lifetimes(2 * klass + is_outside, died, clock, is_outside - 1)
 
     rounds = _rounds(klass, died, start, length)
     place = np.where(place >= start, place + turns % rounds * length, place)
@@ -247,7 +249,7 @@ def foresight(packed: Packed, values: Mapping[str, int]) -> Foresight:
     words[[PLAN_BYTES, LENGTH]] = profile.rows[:, END].max(initial=0), length
     words[[N_PIECES, N_RECURRING]] = profile.n_pieces, profile.n_recurring
     words[ROWS:] = profile.rows.ravel()
-    return Foresight(hints, tuple(words.tolist()))
+    return Foresight(hints, words)
 
 
 def _quietest(start: int, length: int, live: np.ndarray) -> tuple[int, int]:

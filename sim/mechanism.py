@@ -67,11 +67,11 @@ class Foresight:
 
     Attributes:
         hints: shape (n events,) int64; during event i it is found in `m.hint[m.g[NOW]]`.
-        words: first words of `m.own` at the start.
+        words: shape (n words,) int64; first words of `m.own` at the start.
     """
 
     hints: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
-    words: tuple[int, ...] = ()
+    words: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
 
 
 class Mechanism(Policy):

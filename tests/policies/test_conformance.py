@@ -139,7 +139,13 @@ def test_agrees_with_its_twin_on_any_program(policy: Mechanism) -> None:
         )
         told = policy.foresight(pack(program), values) if policy.foresight else Foresight()
         want = play(
-            program, TWINS[policy.name], values, device, stop, told.hints.tolist(), told.words
+            program,
+            TWINS[policy.name],
+            values,
+            device,
+            stop,
+            told.hints.tolist(),
+            tuple(told.words.tolist()),
         )
         for name in ("n_ops", "first_oom_op", "first_oom_bytes"):
             assert getattr(run, name) == getattr(want, name), (seed, name)

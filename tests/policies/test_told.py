@@ -145,7 +145,7 @@ def test_what_deviates_uses_the_idle_part_of_the_plan() -> None:
 def told(script: Script, hints: list[int], pieces: int, rows: list[tuple[int, ...]]) -> list[int]:
     """Places under a plan of 16 MiB, an iteration of 100 requests, and these hints and rows."""
     words = [0, 0, 16 * MiB, 0, 100, pieces, len(rows), 0, 0, 0]
-    given = Foresight(np.array(hints), (*words, *(word for row in rows for word in row)))
+    given = Foresight(np.array(hints), np.array([*words, *(w for row in rows for w in row)]))
     planned = MECHANISMS["planned"]
     policy = Mechanism(
         "told", planned.source, allocate, free, trim, planned.params, planned.honours, own=own,
@@ -236,7 +236,7 @@ def test_idle_places_are_those_of_the_twin() -> None:
         run = replay_mechanism(packed, policy, None, device, stop_at_oom=False, addresses=True)
         want = play(
             program, TWINS["planned"], policy.defaults, device, False, told.hints.tolist(),
-            told.words,
+            tuple(told.words.tolist()),
         )  # fmt: skip
         assert run.addr.tolist() == want.addr, seed
         assert {k: run.stats[k] for k in want.stats} == want.stats, seed
@@ -244,7 +244,7 @@ def test_idle_places_are_those_of_the_twin() -> None:
         guessed += len(odd)
         taken = packed.program.arg[odd]
         base = int(run.addr[int(packed.program.arg[np.flatnonzero(told.hints > 0)[0]])])
-        plan = range(base - told.words[PLAN_BYTES], base + told.words[PLAN_BYTES])
+        plan = range(base - int(told.words[PLAN_BYTES]), base + int(told.words[PLAN_BYTES]))
         settled += sum(int(a) in plan for a in run.addr[taken])
     assert guessed > 200 and settled > 100
 
@@ -262,9 +262,9 @@ def test_a_program_without_iterations_is_planned_as_a_whole() -> None:
     death = deaths(is_malloc, is_free, packed.events >> 32)[born]
     size = -(-program.req_size[((packed.events >> 4) & 0xFFFFFFF)[born] - 1] // 512) * 512
     assert (told.hints[born] > 0).all()
-    offsets = np.array(told.words[ROWS + OFFSET :: ROW_WORDS])[told.hints[born] - 1]
+    offsets = told.words[ROWS + OFFSET :: ROW_WORDS][told.hints[born] - 1]
     fault = packing_fault(
-        born.tolist(), death.tolist(), size.tolist(), offsets.tolist(), told.words[PLAN_BYTES]
+        born.tolist(), death.tolist(), size.tolist(), offsets.tolist(), int(told.words[PLAN_BYTES])
     )
     assert fault == ""
 
