@@ -14,6 +14,7 @@ from ..sim.settings_line import parse_settings
 from ..traces.errors import PolicyError, did_you_mean
 from ..traces.program import Program
 from .catalogue import NATIVE, POLICIES, PRESETS
+from .named import native_line
 from .native import replay_native
 from .playing import AnyPolicy, play_policy
 from .pytorch import PYTORCH
@@ -79,12 +80,7 @@ def contender(text: str, rules: Release) -> Contender:
             f"--policy: found '{name}', expected one of {', '.join(names())}, or path.py:Name"
             + did_you_mean(name, names())
         )
-    if colon and NATIVE[name]:
-        raise PolicyError(
-            f"{name}: found {rest!r} behind it, but it is the line {NATIVE[name]} and nothing "
-            f"else; write '{BASELINE}:{NATIVE[name]},...'"
-        )
-    settings = parse_settings(rest if colon else NATIVE[name], rules)
+    settings = parse_settings(native_line(name, colon, rest), rules)
     return Contender(
         text if rest else name,
         PYTORCH.source,

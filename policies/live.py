@@ -36,9 +36,10 @@ from ..sim.live_state import (
 from ..sim.param import parse_params
 from ..traces.errors import ConfigError
 from .catalogue import NATIVE, PRESETS
-from .live_device import Live, Setting, calls_of, keep_for_ever, the_root
+from .live_device import Live, compile_live, the_root
 from .live_region import CudaRegion, address_of_function
-from .named import find_policy
+from .live_setting import Setting, keep_for_ever
+from .named import find_policy, native_line, native_variant
 from .runs_live import checked_live
 from .user_file import is_user_file, split_words
 
@@ -53,7 +54,11 @@ _POOLS = (
 
 
 def setting_of(text: str, capacity_bytes: int | None = None) -> Setting:
-    """Read a policy as users write it: "best_fit:quantum=4096", "my_fit.py:MyFit:least=4MiB".
+    """Read a policy as users write it.
+
+    Args:
+        text: "best_fit:quantum=4096", "my_fit.py:MyFit:least=4MiB", "pytorch:" and a settings line.
+        capacity_bytes: what it may hold of a device.
 
     Raises:
         PolicyError: there is no such policy, it cannot run live, or its parameters are wrong.
@@ -62,16 +67,13 @@ def setting_of(text: str, capacity_bytes: int | None = None) -> Setting:
         path, name, params = split_words(text)
         text = f"{path}:{name}" if name else path
     else:
-        text, _, params = text.partition(":")
+        text, colon, params = text.partition(":")
         if text in PRESETS:
             text, preset = PRESETS[text]
             params = ",".join(filter(None, (preset, params)))
         elif text in NATIVE:
-            line = NATIVE[text] or "..."
-            raise ConfigError(
-                f"live: {text} is PyTorch's own allocator; start the program without tightfit, "
-                f"with PYTORCH_CUDA_ALLOC_CONF={line}"
-            )
+            policy = native_variant(native_line(text, colon, params))
+            return Setting(policy, {}, capacity_bytes)
     policy = checked_live(find_policy(text)[1])
     return Setting(policy, parse_params(policy.params, params, policy.name), capacity_bytes)
 
@@ -119,7 +121,7 @@ def install(policy: str | Setting, capacity_bytes: int | None = None) -> Install
     if torch.cuda.is_initialized():
         raise ConfigError("live: CUDA is in use already; install before the first tensor is there")
     root = the_root()
-    calls_of(setting.policy)
+    compile_live(setting.policy)
     installed = Installed(setting, {}, root.failures)
     for device in range(MOST_DEVICES):
         root.makers[device] = _maker(torch, installed, device)

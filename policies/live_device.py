@@ -10,29 +10,17 @@ from __future__ import annotations
 import ctypes
 import sys
 import threading
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 
-from ..sim.apart import compile_apart
-from ..sim.blame import blaming
-from ..sim.costs import work_of
-from ..sim.device import Device
-from ..sim.ground import GROUND, ground_at, new_ground
 from ..sim.live import c_functions
 from ..sim.live_state import (
-    ALLOCATE,
     FIRST_DEVICE,
-    FREE,
-    GROUND_AT,
     HANDLE,
-    KEEPS_STREAMS,
     LIVE,
     LIVE_BLOCKS,
     MAPPED,
-    MOST_BLOCKS,
     MOST_DEVICES,
     N_STREAMS,
     PAGE,
@@ -40,10 +28,10 @@ from ..sim.live_state import (
     POOLS,
     REFUSED_PAGES,
     REFUSED_ROWS,
+    REFUSED_SIZES,
     REFUSED_SPACE,
     REFUSED_STREAMS,
     ROOT_WORDS,
-    TRIM,
     UNKNOWN_FREES,
     WAITS,
     WAKE,
@@ -52,13 +40,14 @@ from ..sim.live_state import (
     publish_root,
 )
 from ..sim.mechanism import Mechanism
-from ..sim.mechanism_replay import open_ground, stats_of
-from ..sim.state import PEAK_ACTIVE, PEAK_ALLOCATED, PEAK_REQUESTED, PEAK_RESERVED
 from ..traces.errors import ConfigError
+from .live_mechanism import LiveMechanism, calls_of
 from .live_region import Region, StandInRegion, address_of_function
+from .live_setting import Setting, keep_for_ever
+from .live_variant import LiveVariant, prepared
+from .playing import AnyPolicy
 from .runs_live import checked_live
 
-MOST_LANES = 256  # streams of a device under a policy that keeps them apart
 COUNTERS = {
     "live_blocks": LIVE_BLOCKS,
     "streams": N_STREAMS,
@@ -68,6 +57,7 @@ COUNTERS = {
     "refused_streams": REFUSED_STREAMS,
     "refused_addresses": REFUSED_SPACE,
     "refused_pages": REFUSED_PAGES,
+    "refused_sizes": REFUSED_SIZES,
     "refused_pools": POOLS,
 }
 _WAKE = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64)
@@ -120,45 +110,16 @@ def the_root() -> _Root:
     return _root
 
 
-def keep_for_ever(*objects: Any) -> None:
-    """Keep objects from being freed even when the interpreter ends."""
-    for one in objects:
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(one))
-
-
-_calls: dict[str, dict[str, Any]] = {}
-
-
-def calls_of(policy: Mechanism) -> dict[str, Any]:
-    """The policy's calls as C functions of a ground's address, compiled or found on disk.
+def compile_live(policy: AnyPolicy) -> None:
+    """Compile what runs of a policy, or load it.
 
     Raises:
-        PolicyError: they cannot be compiled.
+        PolicyError: it cannot be compiled.
     """
-    if policy.key not in _calls:
-        tag = "_live_" + policy.key.rpartition("-")[2]
-        with blaming(policy):
-            _calls[policy.key] = {
-                name: compile_apart(hook, tag, "a", ground_at)
-                for name, hook in policy.hooks.items()
-            }
-        keep_for_ever(_calls[policy.key])
-    return _calls[policy.key]
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What runs, and on how much.
-
-    Attributes:
-        policy: whose calls serve the requests.
-        values: its parameters by name; missing ones have their defaults.
-        capacity_bytes: what it may hold of the device; None = without end.
-    """
-
-    policy: Mechanism
-    values: Mapping[str, int]
-    capacity_bytes: int | None
+    if isinstance(policy, Mechanism):
+        calls_of(policy)
+    else:
+        prepared(policy)
 
 
 class Live:
@@ -175,27 +136,23 @@ class Live:
 
     def __init__(self, setting: Setting, device: int, region: Region | None = None) -> None:
         policy = checked_live(setting.policy)
-        values = policy.checked(setting.values)
-        chosen = dict(zip(policy.defaults, values, strict=True))
-        lanes = MOST_LANES if policy.honours.streams else 1
-        calls = calls_of(policy)
         self.setting, self.device, self.region = setting, device, region or StandInRegion()
-        self.ground = new_ground(MOST_BLOCKS, 1, 1, max(1, policy.own(chosen, lanes)))
-        open_ground(
-            GROUND.views(self.ground), values,
-            Device(setting.capacity_bytes, granularity=PAGE), lanes,
-        )  # fmt: skip
+        self.core = (
+            LiveMechanism(policy, setting)
+            if isinstance(policy, Mechanism)
+            else LiveVariant(policy, setting)
+        )
         self.buffer = new_live()
         self.fields = LIVE.views(self.buffer)
         self.result = np.zeros(2, np.int64)
-        word = self.fields["word"]
-        word[GROUND_AT], word[HANDLE] = self.ground.ctypes.data, self.result.ctypes.data
-        word[KEEPS_STREAMS] = policy.honours.streams
-        word[ALLOCATE], word[FREE], word[TRIM] = (
-            calls[name].address for name in ("allocate", "free", "trim")
-        )
+        self.fields["word"][HANDLE] = self.result.ctypes.data
+        self.core.describe(self.fields["word"], self.at)
         self.region.describe(self.fields)
-        self.counters = GROUND.views(self.ground)["g"]
+
+    @property
+    def counters(self) -> np.ndarray:
+        """The policy's counters, by their index in sim/state.py."""
+        return self.core.counters
 
     @property
     def at(self) -> int:
@@ -211,25 +168,18 @@ class Live:
         device's memory or private pools were not to be had. Driver calls are in `work()`.
         """
         word = self.fields["word"]
-        stats = stats_of(self.counters)
+        stats = self.core.stats()
         stats["mapped_bytes.current"] = int(word[MAPPED]) * PAGE
         stats["mapped_bytes.peak"] = int(word[PEAK_MAPPED]) * PAGE
         return stats | {name: int(word[k]) for name, k in COUNTERS.items()}
 
     def work(self) -> dict[str, int]:
         """Calls of the driver and their bytes, as in Run.work."""
-        return work_of(self.counters)
+        return self.core.work()
 
     def reset_peaks(self) -> None:
         """Let every peak begin again at what is held now."""
-        now = stats_of(self.counters)
-        for k, name in (
-            (PEAK_ALLOCATED, "allocated"),
-            (PEAK_ACTIVE, "active"),
-            (PEAK_REQUESTED, "requested"),
-            (PEAK_RESERVED, "reserved"),
-        ):
-            self.counters[k] = now[f"{name}_bytes.all.current"]
+        self.core.reset_peaks()
 
 
 class CalledLive:

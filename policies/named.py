@@ -6,12 +6,14 @@ from dataclasses import dataclass
 
 from ..sim.mechanism import Mechanism
 from ..sim.param import Param
+from ..sim.settings_line import parse_settings
 from ..traces.errors import PolicyError, did_you_mean
 from .catalogue import NATIVE, POLICIES, PRESETS
-from .playing import AnyPolicy
+from .playing import DEFAULT_RULES, AnyPolicy
 from .pytorch import PYTORCH
 from .runs_live import live_fault
 from .user_file import is_user_file, load_user_policy, split_words
+from .variant import Variant
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,35 @@ def find_policy(text: str) -> tuple[str, AnyPolicy]:
     )
 
 
+def native_line(name: str, colon: str, rest: str) -> str:
+    """The settings line that `pytorch`, `pytorch:LINE` or a name for one line stands for.
+
+    Args:
+        name: one of NATIVE.
+        colon, rest: what stands behind it, "" if nothing does.
+
+    Raises:
+        PolicyError: a line stands behind the name of another.
+    """
+    if colon and NATIVE[name]:
+        raise PolicyError(
+            f"{name}: found {rest!r} behind it, but it is the line {NATIVE[name]} and nothing "
+            f"else; write 'pytorch:{NATIVE[name]},...'"
+        )
+    return rest if colon else NATIVE[name]
+
+
+def native_variant(line: str) -> Variant:
+    """PyTorch's own allocator under a settings line, as a policy like any other.
+
+    Raises:
+        PolicyError: PyTorch refuses the line.
+    """
+    parse_settings(line, DEFAULT_RULES)
+    source = f"{PYTORCH.source}, DeviceCachingAllocator under the line {line or '(default)'}"
+    return Variant(PYTORCH.name, source, line=line)
+
+
 def describe(name: str, policy: AnyPolicy, means: str = "") -> Described:
     """What there is to know of a policy."""
     kind = "mechanism" if isinstance(policy, Mechanism) else "hooks"
@@ -77,7 +108,7 @@ def described() -> list[Described]:
     """Every policy with a name, the baseline first."""
     out = [
         Described(
-            name, "native", PYTORCH.source, ("streams", "pools", "returns"), "",
+            name, "native", PYTORCH.source, ("streams", "pools", "returns", "live"), "",
             line or "any settings line behind a colon", (),
         )
         for name, line in NATIVE.items()

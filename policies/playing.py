@@ -12,11 +12,10 @@ from ..sim.packing import Packed
 from ..sim.release import KNOWN, Release, release
 from ..sim.replay import replay
 from ..sim.run import Run
-from ..sim.settings_line import parse_settings
-from .native import requests_of
 from .variant import Variant
 
 AnyPolicy = Mechanism | Variant
+DEFAULT_RULES = release(KNOWN[-1])  # of PyTorch's allocator, where nobody says otherwise
 
 
 def play_policy(
@@ -28,6 +27,7 @@ def play_policy(
     *,
     stop_at_oom: bool = True,
     addresses: bool = False,
+    track: bool = False,
 ) -> Run:
     """Replay a packed program through a policy.
 
@@ -36,10 +36,11 @@ def play_policy(
         policy: who decides.
         values: its parameters by name; missing ones have their defaults.
         device: what the driver can give.
-        rules: the release whose allocator a variant changes; None = the newest known.
+        rules: the release whose allocator a variant changes; None = DEFAULT_RULES.
         stop_at_oom: end at the first out-of-memory error, as the program would; False = drop the
             failed allocation with its free and go on.
         addresses: return the address of every allocation.
+        track: keep the full statistics, which a mechanism does not have.
 
     Raises:
         PolicyError: a value is out of its range, or the policy's own file is at fault.
@@ -49,14 +50,10 @@ def play_policy(
             return replay_mechanism(
                 packed, policy, values, device, stop_at_oom=stop_at_oom, addresses=addresses
             )
-        rules = rules or release(KNOWN[-1])
+        rules = rules or DEFAULT_RULES
         chosen = dict(zip(policy.defaults, policy.checked(values), strict=True))
-        settings = parse_settings(policy.line, rules)
-        need = policy.needs(packed.program.req_size, chosen)
-        requests = requests_of(
-            packed.program, settings, rules, device, packed.keeps_start, need=need
-        )
+        requests = policy.requests(packed.program, chosen, device, rules, packed.keeps_start)
         return replay(
             packed, policy, requests, device,
-            stop_at_oom=stop_at_oom, events=addresses, values=chosen,
+            stop_at_oom=stop_at_oom, events=addresses, track=track, values=chosen,
         )  # fmt: skip

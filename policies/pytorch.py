@@ -116,4 +116,5 @@ PYTORCH = Policy(
         "recover": recover,
     },
     recurs=True,
+    traceless=True,
 )

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from ..sim.mechanism import Mechanism
 from ..traces.errors import PolicyError
-from .catalogue import MECHANISMS
+from .catalogue import POLICIES
 from .playing import AnyPolicy
 
 
 def live_fault(policy: AnyPolicy) -> str:
     """Why a policy cannot run live, as a sentence; "" if it can."""
-    if not isinstance(policy, Mechanism):
-        return (
-            f"{policy.name} changes decisions of PyTorch's own allocator, which runs inside "
-            "PyTorch only; expected a policy with an allocator of its own"
-        )
-    if policy.foresight is not None:
+    if isinstance(policy, Mechanism) and policy.foresight is not None:
         told = policy.honours.knows or "what an earlier part of the recording showed"
         return f"{policy.name} is told {told}; a running program has nobody to tell it"
     if policy.honours.simulated:
@@ -25,16 +20,16 @@ def live_fault(policy: AnyPolicy) -> str:
 
 def live_names() -> list[str]:
     """Policies of the catalogue that can run live."""
-    return [name for name, policy in MECHANISMS.items() if not live_fault(policy)]
+    return [name for name, policy in POLICIES.items() if not live_fault(policy)]
 
 
-def checked_live(policy: AnyPolicy) -> Mechanism:
+def checked_live(policy: AnyPolicy) -> AnyPolicy:
     """Return a policy that can run live.
 
     Raises:
         PolicyError: it cannot; the message says why, and which can.
     """
     fault = live_fault(policy)
-    if fault or not isinstance(policy, Mechanism):
+    if fault:
         raise PolicyError(f"live: {fault}. Live run: {', '.join(live_names())}, or a file's")
     return policy

@@ -11,8 +11,12 @@ from ..sim.device import Device
 from ..sim.mechanism import Honours
 from ..sim.param import Param
 from ..sim.policy import HOOKS, Policy
+from ..sim.release import Release
+from ..sim.requests import Requests
+from ..sim.settings_line import parse_settings
 from ..traces.errors import PolicyError
 from ..traces.program import Program
+from .native import requests_of
 from .pytorch import PYTORCH
 
 Rounds = Callable[[np.ndarray, Mapping[str, int]], np.ndarray]
@@ -25,8 +29,8 @@ class Variant(Policy):
         name: as users say it.
         source: the paper, or the code, that it follows.
         rounds: bytes a block must have for each request: given an int64 array of bytes asked for
-            and the parameters, returns an array of the same shape, nowhere smaller. It is plain
-            NumPy, called once for each replay.
+            and the parameters, returns an array of the same shape, nowhere smaller, each of its
+            own size alone. It is plain NumPy, called once for each replay; live, once for a size.
         params: its parameters; `s.param[k]` holds the value of the k-th.
         line: settings of the native allocator that it starts from.
         alignment: every address is a multiple of this, whatever the parameters.
@@ -51,7 +55,10 @@ class Variant(Policy):
                 raise PolicyError(
                     f"{name}: there is no hook '{hook}'; there are {', '.join(HOOKS)}"
                 )
-        self._register(name, source, {**PYTORCH.hooks, **hooks}, params, "", (rounds,))
+        # A prefix: compiled code of a variant without hooks of its own is not PYTORCH's, whose loop
+        # also knows more of it.
+        kept = {**PYTORCH.hooks, **hooks}
+        self._register(name, source, kept, params, "variant-", (rounds,))
         self.rounds, self.line, self.alignment = rounds, line, alignment
 
     def needs(self, sizes: np.ndarray, values: Mapping[str, int]) -> np.ndarray | None:
@@ -73,6 +80,30 @@ class Variant(Policy):
                 f"{self.name}: rounds: found {needs[k]} bytes for a request of {sizes[k]}"
             )
         return needs.astype(np.int64)
+
+    def requests(
+        self,
+        program: Program,
+        values: Mapping[str, int],
+        device: Device,
+        rules: Release,
+        keep_start: bool,
+    ) -> Requests:
+        """Everything that it decides about a program's requests.
+
+        Args:
+            program: its distinct requests.
+            values: all parameters by name.
+            device: what the driver can give.
+            rules: the release whose allocator it changes.
+            keep_start: whether the replay keeps the recorded start layout.
+
+        Raises:
+            PolicyError: its settings line is refused, or `rounds` returned something else.
+        """
+        settings = parse_settings(self.line, rules)
+        need = self.needs(program.req_size, values)
+        return requests_of(program, settings, rules, device, keep_start, need=need)
 
     def ignores(self, program: Program, device: Device) -> list[str]:
         """What of program and device it does not honour: nothing."""

@@ -150,6 +150,10 @@ if JIT and not TYPE_CHECKING:
 else:
     invokers: dict[int, Any] = dict.fromkeys(range(12))  # nothing is called by address
 
+    def view_of_two(a: int, p: int) -> Any:
+        """Of compiled code alone: an address means nothing here."""
+        raise NotImplementedError
+
     def apart(function: Callable[..., Any]) -> Any:
         """Leave the function as it is: nothing is compiled."""
         return function
@@ -205,6 +209,22 @@ def _table_of(
             _compiled[kept] = compile_apart(hook, tag)
         table[place_of(name)] = _compiled[kept].address
     return table
+
+
+def without_doors(table: np.ndarray) -> tuple[np.ndarray, list[Any]]:
+    """Compile every function, for callers that must never wait for a door, or load it.
+
+    Args:
+        table: as addresses() returns it.
+
+    Returns:
+        The same without doors; and what must be kept as long as the addresses are used.
+    """
+    compile_all()
+    out = table.copy()
+    for k, name in enumerate(NAMES):
+        out[k] = _compiled[name].address
+    return out, list(_compiled.values())
 
 
 def _function(name: str) -> Any:

@@ -167,6 +167,12 @@ has_holes = _fact("s", lambda assumed: assumed.expandable is not False, lambda s
 
 
 @inline
+def forgets(s):
+    """A block that is freed as soon as it was handed out changes nothing but peaks."""
+    return not (tracks(s) or keeps_ages(s) or ages_blocks(s))
+
+
+@inline
 def order_of_piece(s, b):
     """Creation counter of a block newly cut from block b."""
     if not ages_blocks(s):

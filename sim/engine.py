@@ -8,12 +8,20 @@ from ..traces.event import Action
 from ..traces.jit import inline, kernel
 from ..traces.program import Op
 from .apart import apart
-from .assumed import Assumed, has_holes, is_expandable, notes_addresses, order_of_piece, tracks
+from .assumed import (
+    Assumed,
+    forgets,
+    has_holes,
+    is_expandable,
+    notes_addresses,
+    order_of_piece,
+    tracks,
+)
 from .driver import log
 from .expandable import home, place
 from .index import move, rank, remove, stays
 from .memory import prefetch, words_of
-from .policy import Policy, before_driver, choose, from_driver, recover, splits
+from .policy import Policy, before_driver, choose, from_driver, is_traceless, recover, splits
 from .reclaim import (
     complete,
     free,
@@ -66,6 +74,7 @@ FREE_LATER, COMPLETE = int(Op.FREE_LATER), int(Op.COMPLETE)
 RELEASE_POOL, CAPTURE = int(Op.RELEASE_POOL), int(Op.CAPTURE)
 MALLOC_REVIVES = 8  # a malloc that takes a released private pool back into use
 OP_BITS, OP_MASK = 4, 15
+PASSED = -1  # instead of a block: nothing was handed out, the next event frees it
 AHEAD = 8  # events; measured: 4 to 16 do equally well
 OOM = int(Action.OOM)
 
@@ -138,13 +147,33 @@ def carve_new(s, b, q, did_split):
 
 
 @inline
-def malloc(policy, s, klass, try_op):
-    """Serve one request; the block handed out, or 0 after an out-of-memory error."""
+def _count_malloc(s, size, asked):
+    """Allocated and requested bytes with a block of `size` for the request; counts their peaks."""
+    allocated, latest = s.g[ALLOCATED] + size, s.g[LATEST_PEAK]
+    requested, most = s.g[REQUESTED] + asked, s.g[PEAK_REQUESTED]
+    s.g[LATEST_PEAK] = max(latest, allocated)
+    s.g[PEAK_REQUESTED] = max(most, requested)
+    return allocated, requested
+
+
+@inline
+def malloc(policy, s, klass, try_op, is_brief):
+    """Serve one request; the block handed out, or 0 after an out-of-memory error.
+
+    Args:
+        is_brief: the next event frees it, and the two leave no trace: if a free block holds it,
+            only count the peaks and return PASSED.
+    """
     q = klass * CLASS_WORDS
     b = choose(policy, s, q)
     if b != 0:
         need, lane = s.classes[q + NEED], s.classes[q + LANE]  # a free block is of the lane
         rest = s.size[b] - need
+        if is_brief:
+            _count_malloc(
+                s, need if splits(policy, s, q, rest) else s.size[b], s.classes[q + ASKED]
+            )
+            return np.int64(PASSED)
         did_split = splits(policy, s, q, rest)
         if did_split:
             whole = b
@@ -172,12 +201,7 @@ def malloc(policy, s, klass, try_op):
         track_malloc(s, b, q, did_split)
     asked = s.classes[q + ASKED]
     s.asked[b] = asked
-    allocated = s.g[ALLOCATED] + s.size[b]
-    s.g[ALLOCATED] = allocated
-    s.g[LATEST_PEAK] = max(s.g[LATEST_PEAK], allocated)
-    requested = s.g[REQUESTED] + asked
-    s.g[REQUESTED] = requested
-    s.g[PEAK_REQUESTED] = max(s.g[PEAK_REQUESTED], requested)
+    s.g[ALLOCATED], s.g[REQUESTED] = _count_malloc(s, s.size[b], asked)
     return b
 
 
@@ -224,17 +248,22 @@ def play(policy, assumed, events, start, state, plan, out):
     """
     s = view(state, plan, assumed)
     keep = notes_addresses(s) and out.size > 0
+    passes = is_traceless(policy) and forgets(s) and not keep
     n = events.size
+    if start >= n:
+        return n
     last = n - 1
     words = words_of(events)
     i = start
+    following = words[i]
     while i < n:
         if s.g[SPARES] <= s.g[SPARES_NEEDED]:
             return i
         ahead = words[min(i + AHEAD, last)]  # what it will need is on its way when it comes up
         prefetch(s.classes, ((ahead >> OP_BITS) & 0xFFFFFFF) * CLASS_WORDS)
         prefetch(s.size, np.int64(s.slot[ahead >> 32]))
-        e = words[i]
+        e = following
+        following = words[min(i + 1, last)]
         op = e & OP_MASK
         slot = e >> 32
         s.g[NOW] = i
@@ -243,9 +272,15 @@ def play(policy, assumed, events, start, state, plan, out):
             if op != MALLOC:
                 pool = s.lanes[s.classes[klass * CLASS_WORDS + LANE] * LANE_WORDS + POOL]
                 s.pool[(pool & ~1) * POOL_WORDS + FREEABLE] = 0
-            b = malloc(policy, s, klass, op == TRY)
+            # The word of its free differs from an allocation's in the lowest bit.
+            is_brief = passes and following ^ e == FREE ^ MALLOC
+            b = malloc(policy, s, klass, op == TRY, is_brief)
             if keep:
                 out[i] = s.addr[b]  # of block 0: 0
+            if is_brief and b == PASSED:
+                i += 2
+                following = words[min(i, last)]
+                continue
             s.slot[slot] = b
             if (b == 0) | (op == TRY):
                 s.slot[slot] = 0

@@ -340,7 +340,9 @@ def prefer_reach(s, lane, size, found):
     if s.child[b] != 0:
         return walk_frontier(s, lane, size, found)
     # One reservation that is free at its end, as is usual: the walk has two blocks at most.
-    if s.size[b] < size or (found != 0 and (before(s, found, b) or s.size[found] < reach(s, b))):
+    if s.size[b] < size:
+        return found
+    if found != 0 and (s.size[found] < reach(s, b) or before(s, found, b)):
         return found
     return b
 

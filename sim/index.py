@@ -58,6 +58,15 @@ def rank(s, lane, size):
 
 
 @inline
+def end_bins(s, before, after):
+    """Let searches end behind `after` bins instead of behind `before`, which are fewer."""
+    s.bits0[(before >> 6) + 1] = _ZERO
+    k = (after >> 6) + 1  # as in state_memory.py, open_state
+    s.bits0[k] = _ONE
+    s.bits1[k >> 6] |= _ONE << np.uint64(k & 63)
+
+
+@inline
 def first_bin(s, j):
     """First non-empty bin >= j; one beyond all bins if there is none."""
     k = j >> 6
@@ -146,7 +155,7 @@ def _stamp(s, b):
 
 
 @inline
-def _enter(s, b, g):
+def enter(s, b, g):
     """Put block b, whose links are all 0, into bin g."""
     r = np.int64(s.root[g])
     if r == 0:
@@ -162,7 +171,8 @@ def _enter(s, b, g):
 
 
 @inline
-def _empty(s, g):
+def clear(s, g):
+    """Leave bin g empty; what links its blocks have is left to the caller."""
     s.root[g] = 0
     s.bits0[g >> 6] &= ~(_ONE << np.uint64(g & 63))
 
@@ -175,7 +185,7 @@ def insert(s, b, g):
     s.sibling[b] = 0
     s.back[b] = 0
     _stamp(s, b)
-    _enter(s, b, g)
+    enter(s, b, g)
 
 
 @inline
@@ -184,7 +194,7 @@ def remove(s, b):
     t = np.int64(s.tag[b])
     s.tag[b] = t & ~STATE_MASK
     if (s.back[b] | s.child[b]) == 0:
-        _empty(s, t >> BIN_SHIFT)
+        clear(s, t >> BIN_SHIFT)
     else:
         _unlink(s, b, t >> BIN_SHIFT)
 
@@ -218,7 +228,7 @@ def move(s, b, size, addr, order, g):
     """Free block b changes to a new size, address and order, and its bin to g."""
     t = np.int64(s.tag[b])
     if (s.back[b] | s.child[b]) == 0:
-        _empty(s, t >> BIN_SHIFT)
+        clear(s, t >> BIN_SHIFT)
     else:
         _unlink(s, b, t >> BIN_SHIFT)
         s.child[b] = 0
@@ -229,7 +239,7 @@ def move(s, b, size, addr, order, g):
     s.order[b] = order
     s.tag[b] = (g << BIN_SHIFT) | (t & (KIND_MASK | STATE_MASK))
     _stamp(s, b)
-    _enter(s, b, g)
+    enter(s, b, g)
 
 
 @inline

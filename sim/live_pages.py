@@ -4,9 +4,6 @@ A policy gives out addresses as in a simulation: a segment's are never used agai
 addresses, far larger than the device, stands for all of them; pages are mapped under a block when
 it is handed out, and unmapped once no block lies there and the simulated driver has taken the
 memory back. So the pages mapped are never more than the policy holds of its simulated driver.
-
-Every page also remembers which stream last freed memory in it. A block that would go to another
-stream waits for the device first; where a policy keeps streams apart that never happens.
 """
 
 from __future__ import annotations
@@ -15,61 +12,36 @@ import numpy as np
 
 from ..traces.jit import helper, inline
 from .apart import invokers
-from .device import FIRST_ADDRESS
-from .ground import DEAD
 from .live_state import (
+    ACCESS_AT,
     BASE,
-    CONTEXT,
     CREATE,
     CUDA,
-    EPOCH,
     HANDLE,
     HIGH_PAGE,
+    KEEP,
     KIND,
-    LIVE,
-    MANY,
     MAP,
     MAPPED,
     PAGE,
     PEAK_MAPPED,
-    POP,
-    PUSH,
+    PROPERTIES_AT,
     RELEASE,
     SET_ACCESS,
     SPACE_BYTES,
     SWEEP,
-    SYNCHRONIZE,
     UNMAP,
+    end_page,
+    first_page,
+    live_at,
 )
+from .live_streams import wait_for_device
 from .memory import i8_at
-from .state import DRIVER_USED, HIGHEST_ID
 
 PROT_NONE, PROT_READ_WRITE, MADV_DONTNEED = 0, 3, 4  # of Linux
 STATUS = 0xFFFFFFFF  # the driver answers in 32 bits
-_fixed = dict(zip([f[0] for f in LIVE.fields], LIVE.fixed_offsets(), strict=False))
-WORDS_AT, PROPERTIES_AT, ACCESS_AT = _fixed["word"], _fixed["properties"], _fixed["access"]
 
-call0, call1, call2, call3, call4, call5 = (invokers[n] for n in range(6))
-
-
-@inline
-def first_page(m, b):
-    return (m.addr[b] - FIRST_ADDRESS) // PAGE
-
-
-@inline
-def end_page(m, b):
-    return (m.addr[b] - FIRST_ADDRESS + m.size[b] - 1) // PAGE + 1
-
-
-@helper
-def wait_for_device(p):
-    """Let everything that was started on the device end."""
-    p.word[EPOCH] += 1
-    if p.word[SYNCHRONIZE] != 0:
-        call1(p.word[PUSH], p.word[CONTEXT])
-        call0(p.word[SYNCHRONIZE])
-        call1(p.word[POP], p.word[HANDLE])
+call1, call2, call3, call4, call5 = (invokers[n] for n in range(1, 6))
 
 
 @helper
@@ -127,16 +99,21 @@ def _map_run(at, p, start, end):
     return is_done
 
 
+@inline
+def keep(p, offset, size):
+    """Leave mapped what is under a block: said of every block during a sweep."""
+    for k in range(first_page(offset), min(end_page(offset, size), p.word[HIGH_PAGE])):
+        p.kept[k] = p.word[SWEEP]
+
+
 @helper
-def sweep(p, m):
-    """Unmap every page in which no block lies."""
+def sweep(at):
+    """Unmap every page in which no block lies, of the device whose state is at an address."""
+    p = live_at(at)
     wait_for_device(p)
     p.word[SWEEP] += 1
     number = p.word[SWEEP]
-    for b in range(1, m.g[HIGHEST_ID] + 1):
-        if m.state[b] != DEAD and m.addr[b] >= FIRST_ADDRESS:
-            for k in range(first_page(m, b), min(end_page(m, b), p.word[HIGH_PAGE])):
-                p.kept[k] = number
+    call1(p.word[KEEP], at)
     high = p.word[HIGH_PAGE]
     k = np.int64(0)
     while k < high:
@@ -149,19 +126,22 @@ def sweep(p, m):
 
 
 @inline
-def is_beyond(p, m, more):
-    """More pages would be mapped than the policy holds of its driver."""
-    return (p.word[MAPPED] + more) * PAGE > m.g[DRIVER_USED]
+def is_beyond(p, held, more):
+    """So many more pages would be more than the policy holds of its driver, in bytes."""
+    return (p.word[MAPPED] + more) * PAGE > held
 
 
 @helper
-def back_block(at, p, m, b):
-    """Map memory behind all of block b, which is in use; whether there was enough.
+def back_block(at, offset, size, held):
+    """Map memory behind all of a block in use; whether there was enough.
 
     Args:
-        at: address of the LIVE buffer that p shows.
+        at: address of the device's LIVE buffer.
+        offset, size: of the block in the region, bytes.
+        held: bytes the policy holds of its driver.
     """
-    start, end = first_page(m, b), end_page(m, b)
+    p = live_at(at)
+    start, end = first_page(offset), end_page(offset, size)
     if start < 0 or end * PAGE > p.word[SPACE_BYTES]:
         return False
     lacks = np.int64(0)
@@ -169,8 +149,8 @@ def back_block(at, p, m, b):
         lacks += p.page[k] == 0
     if lacks == 0:
         return True
-    if is_beyond(p, m, lacks):
-        sweep(p, m)
+    if is_beyond(p, held, lacks):
+        sweep(at)
     k = start
     while k < end:
         if p.page[k] != 0:
@@ -182,23 +162,3 @@ def back_block(at, p, m, b):
         if not _map_run(at, p, first, k):
             return False
     return True
-
-
-@inline
-def note_freed(p, m, b, stream):
-    """Memory of block b was given back on a stream, whose work may still use it."""
-    now = p.word[EPOCH] << 16
-    for k in range(first_page(m, b), end_page(m, b)):
-        before = p.freed[k]
-        is_shared = before >= now and before != now | stream
-        p.freed[k] = now | (MANY if is_shared else stream)
-
-
-@inline
-def is_in_use_elsewhere(p, m, b, stream):
-    """Another stream may still use memory in a page of block b."""
-    now = p.word[EPOCH] << 16
-    for k in range(first_page(m, b), end_page(m, b)):
-        if p.freed[k] >= now and p.freed[k] != now | stream:
-            return True
-    return False

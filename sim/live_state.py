@@ -1,4 +1,4 @@
-"""What a live allocator remembers beside its policy's ground, and how C functions find it.
+"""What a live allocator remembers beside its policy's state, and how C functions find it.
 
 A live allocator is a policy called by a running program instead of a replay loop. Its state has one
 buffer per device; the root, one short array per process, says where these are. Machine code on disk
@@ -9,19 +9,24 @@ resolves.
 from __future__ import annotations
 
 from collections import namedtuple
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..traces.errors import ConfigError
-from ..traces.jit import JIT, inline
+from ..traces.jit import JIT, c_function, inline
+from .apart import invokers
 from .memory import Buffer
 
 MOST_DEVICES = 64
 MOST_STREAMS = 1024  # per device; PyTorch itself has at most 129
-MOST_BLOCKS = 1 << 20  # rows of the ground
+MOST_LANES = 256  # streams of a device under a policy that keeps them apart
+MOST_BLOCKS = 1 << 20  # rows of the policy's ground or state
+MOST_CLASSES = 1 << 18  # pairs of size and stream that are known at a time
 PAGE = 2 << 20  # bytes; the driver's granularity
 SPACE = 1 << 44  # bytes of addresses a device may use; memory is mapped only where it is needed
+UNPREPARED = -1  # what SERVE returns of a request that Python must be asked about first
 
 # --- words of the root ---
 (
@@ -46,7 +51,13 @@ ROOT_WORDS = FIRST_DEVICE + MOST_DEVICES
 # --- words of a LIVE buffer ---
 (
     LOCK,
-    GROUND_AT,  # address of the policy's ground
+    SERVE,  # C functions of the kind of policy, see live_mechanism.py and live_hooks.py
+    TAKE_BACK,
+    GIVE_BACK,
+    KEEP,
+    PREPARE,  # C function: (bytes, stream) -> 1 = now known, 0 = cannot be; only for UNPREPARED
+    STATE_AT,  # address of the policy's ground, or of its state
+    PLAN_AT,  # of its plan, if it has one
     ALLOCATE,  # the policy's calls, compiled apart
     FREE,
     TRIM,
@@ -77,12 +88,17 @@ ROOT_WORDS = FIRST_DEVICE + MOST_DEVICES
     REFUSED_STREAMS,
     REFUSED_SPACE,
     REFUSED_PAGES,  # the driver had less than was promised
+    REFUSED_SIZES,  # sizes that could not be made known
     POOLS,  # private pools asked for
-) = range(33)
+    N_CLASSES,  # of a plan that grows: classes so far, the empty one included
+    N_BINS,  # bins that lanes have room for, bin 0 included
+) = range(42)
 STAND_IN, CUDA = 0, 1
+_call0 = invokers[0]
 
 ENTRY_WORDS = 4  # of the table of addresses, see live_table.py
 ENTRIES = 2 * MOST_BLOCKS
+KNOWN_WORDS = 2  # of the table of known requests, see live_plan.py: size and stream, class
 
 LIVE = Buffer(
     [
@@ -94,17 +110,36 @@ LIVE = Buffer(
         ("page", "i8", "pages"),  # the driver's handle of the memory there, 0 = not mapped
         ("freed", "i8", "pages"),  # epoch << 16 | stream that last freed here; MANY = several
         ("kept", "i4", "pages"),  # the last sweep that found it needed
+        ("known", "i8", "known"),  # requests known so far, see live_plan.py
     ]
 )
 MANY = 0xFFFF
 
 Live = namedtuple("Live", [f[0] for f in LIVE.fields])
 
+_fixed = dict(zip([f[0] for f in LIVE.fields], LIVE.fixed_offsets(), strict=False))
+WORDS_AT, PROPERTIES_AT, ACCESS_AT = _fixed["word"], _fixed["properties"], _fixed["access"]
+
+
+@inline
+def first_page(offset):
+    """Number of the page in which a block at an offset of the region begins."""
+    return offset // PAGE
+
+
+@inline
+def end_page(offset, size):
+    """One more than the number of the page in which a block of `size` bytes ends."""
+    return (offset + size - 1) // PAGE + 1
+
 
 def new_live() -> np.ndarray:
     """An empty LIVE buffer; what nobody touches of its 300 MiB takes no memory."""
-    buffer = LIVE.new(entries=ENTRIES * ENTRY_WORDS, pages=SPACE // PAGE)
-    LIVE.views(buffer)["word"][EPOCH] = 1
+    buffer = LIVE.new(
+        entries=ENTRIES * ENTRY_WORDS, pages=SPACE // PAGE, known=2 * MOST_CLASSES * KNOWN_WORDS
+    )
+    word = LIVE.views(buffer)["word"]
+    word[EPOCH] = word[N_CLASSES] = word[N_BINS] = 1
     return buffer
 
 
@@ -169,10 +204,19 @@ if JIT and not TYPE_CHECKING:
         """The root's words."""
         return i8_at(root_address(), np.int64(0))
 
-    def c_signature(returns: str, takes: tuple[str, ...]) -> Any:
-        """Signature of a C function of "i8" and "i4" integers; "" returns nothing."""
+    def c_functions_of(*functions: tuple[Callable[..., Any], str, tuple[str, ...]]) -> Any:
+        """C functions by name, compiled or found on disk, each with its `address`.
+
+        Args:
+            functions: each with what it returns and takes, "i8" and "i4" integers; "" is nothing.
+        """
         kinds = {"i8": types.int64, "i4": types.int32, "": types.void}
-        return kinds[returns](*[kinds[code] for code in takes])
+        return {
+            function.__name__: c_function(kinds[returns](*[kinds[code] for code in takes]))(
+                function
+            )
+            for function, returns, takes in functions
+        }
 
     def publish_root(words: np.ndarray) -> None:
         """Let the linker find the root; once per process, before any C function is loaded.
@@ -189,4 +233,17 @@ else:
     def _needs_compiling(*_: Any) -> Any:
         raise ConfigError("a live policy runs as compiled code; unset NUMBA_DISABLE_JIT")
 
-    try_lock = unlock = live_at = root = c_signature = publish_root = _needs_compiling
+    try_lock = unlock = live_at = root = c_functions_of = publish_root = _needs_compiling
+
+
+@inline
+def lock_device(at):
+    """Wait until nobody else is at the device whose state is at an address."""
+    while not try_lock(at + WORDS_AT + 8 * LOCK):
+        _call0(root()[YIELD])
+
+
+@inline
+def unlock_device(at):
+    """Let the next one to the device."""
+    unlock(at + WORDS_AT + 8 * LOCK)

@@ -174,13 +174,13 @@ def plan_of(packed: Packed, requests: Requests, start: Layout | None) -> Plan:
     classes = PLAN.views(buffer)["classes"][: n * CLASS_WORDS].reshape(n, CLASS_WORDS)
     classes[1:, SEGMENT] = requests.segment
     classes[1:, LEAST_REST] = requests.least_rest
-    classes[1:, CEILING] = _ceiling(requests)
+    classes[1:, CEILING] = ceiling_of(requests)
     lanes = PLAN.views(buffer)["lanes"][: plan.lanes.size].reshape(-1, LANE_WORDS)
     lanes[classes[1:, LANE], CAPTURED] = requests.captured
     return replace(plan, buffer=buffer)
 
 
-def _ceiling(requests: Requests) -> np.ndarray:
+def ceiling_of(requests: Requests) -> np.ndarray:
     """Size from which a block is too large for a request; shape (R,).
 
     Source: CUDACachingAllocator.cpp, get_free_block, the rules of max_split_size.
@@ -225,7 +225,7 @@ def build_plan(program: Program, parts: Sequence[Requests], start: Layout | None
     rows[:, ASKED] = np.tile(program.req_size, len(parts))
     rows[:, SEGMENT] = np.concatenate([p.segment for p in parts])
     rows[:, LEAST_REST] = np.concatenate([p.least_rest for p in parts])
-    rows[:, CEILING] = np.concatenate([_ceiling(p) for p in parts])
+    rows[:, CEILING] = np.concatenate([ceiling_of(p) for p in parts])
     rows[:, LANE] = lane
 
     lanes = np.zeros((n_lanes, LANE_WORDS), np.int64)
@@ -237,7 +237,7 @@ def build_plan(program: Program, parts: Sequence[Requests], start: Layout | None
     for k in range(n_lanes):
         of_lane = lane == k
         sizes = np.unique(need[of_lane])
-        bits, top_units, counts = _rank_table(sizes // UNIT, finest)
+        bits, top_units, counts = _rank_table(-(-sizes // UNIT), finest)
         row = lanes[k]
         row[POOL] = 2 * keys[k, 0] + keys[k, 1]
         row[STREAM] = keys[k, 2]

@@ -49,9 +49,11 @@ class Policy:
         params: its parameters; `s.param[k]` holds the value of the k-th.
         recurs: its hooks look at nothing that steady.py leaves out when it compares states, such
             as the number of the event or counts of calls; repetitions are skipped.
+        traceless: `choose` and `splits` change nothing, so that a block that is freed as soon as
+            it was handed out leaves no trace; the loop then only looks at the peaks.
     """
 
-    recurs = False
+    recurs = traceless = False
 
     def __init__(
         self,
@@ -60,12 +62,13 @@ class Policy:
         hooks: dict[str, Callable[..., Any]],
         params: tuple[Param, ...] = (),
         recurs: bool = False,
+        traceless: bool = False,
     ) -> None:
         missing = HOOKS.keys() - hooks.keys()
         if missing:
             raise TypeError(f"policy {name}: no hook {', '.join(sorted(missing))}")
         self._register(name, source, hooks, params, "")
-        self.recurs = recurs
+        self.recurs, self.traceless = recurs, traceless
 
     def _register(
         self,
@@ -117,6 +120,7 @@ if JIT and not TYPE_CHECKING:
     # kernel is specialised, and cached on disk, per content (measured against closures and
     # dispatchers as arguments, neither of which a second process finds again).
     from numba import types
+    from numba.core.imputils import lower_constant
     from numba.extending import (
         NativeValue,
         models,
@@ -141,6 +145,10 @@ if JIT and not TYPE_CHECKING:
     def _unbox(_type: object, _value: object, c: Any) -> NativeValue:
         return NativeValue(c.context.get_dummy_value())
 
+    @lower_constant(PolicyType)
+    def _constant(context: Any, builder: Any, _type: object, _value: object) -> Any:
+        return context.get_dummy_value()
+
     def _generic(hook: str, arguments: tuple[str, ...]) -> Callable[..., Any]:
         names = ", ".join(arguments)
         namespace: dict[str, Any] = {
@@ -161,7 +169,20 @@ if JIT and not TYPE_CHECKING:
         )
         return generic
 
+    def is_traceless(policy: Policy) -> bool:
+        """Whether a policy is, known when code is compiled for it."""
+        raise NotImplementedError
+
+    @overload(is_traceless, jit_options={"forceinline": True, "error_model": "numpy"})
+    def _is_traceless(policy):  # noqa: ANN001, ANN202
+        known = bool(_registry[policy.key_of_policy].traceless)
+        return lambda policy: known
+
 else:
+
+    def is_traceless(policy: Policy) -> bool:
+        """Whether a policy is."""
+        return policy.traceless
 
     def _generic(hook: str, arguments: tuple[str, ...]) -> Callable[..., Any]:
         def call(policy: Policy, *args: Any) -> Any:

@@ -19,14 +19,7 @@ from .policy import Policy
 from .readout import read_layout
 from .requests import Requests
 from .run import RUN_EVENT, Run
-from .start import (
-    grown,
-    keep_for_next,
-    load_start,
-    new_state,
-    set_options,
-    spares_needed,
-)
+from .start import load_start, set_options
 from .state import (
     ALLOC_RETRIES,
     ALLOCATED,
@@ -58,6 +51,7 @@ from .state import (
     STREAM,
     SYNCS,
 )
+from .state_memory import grown, keep_for_next, new_state, spares_needed
 from .stats import flat_stats
 from .steady import skip_ahead
 

@@ -1,23 +1,19 @@
-"""The state a replay starts from, empty or with a recorded layout; and reading it back."""
+"""What a run is told at the start: its options, and a recorded layout to begin from."""
 
 from __future__ import annotations
-
-import threading
 
 import numpy as np
 
 from ..traces.event import BlockState
 from ..traces.jit import kernel
-from ..traces.units import MiB
 from .assumed import nothing
 from .device import ALIGNMENT, FIRST_ADDRESS, Device
 from .expandable import insert_unmapped, place
 from .index import rank
 from .packing import Packed
 from .plan import Plan
-from .policy import Policy
 from .requests import Requests
-from .spares import all_spare, more_spare, new_id
+from .spares import new_id
 from .state import (
     AGES,
     ALLOCATED,
@@ -31,14 +27,11 @@ from .state import (
     FREE,
     GRANULARITY,
     HELD,
-    HIGHEST_ID,
     HUGE,
     IS_EXPANDABLE,
     LANE_WORDS,
     LAST_PENDING,
     LIMIT,
-    LOG_CAPACITY,
-    LOG_WORDS,
     MAX_NON_SPLIT_ROUNDING,
     MAX_SPLIT,
     N_LANES,
@@ -59,11 +52,9 @@ from .state import (
     RESERVED,
     SCRIPT_ROWS,
     SCRIPTED,
-    SPARES_NEEDED,
     START_PAGE,
     STATE,
     STOP_AT_OOM,
-    TABLE_SIZE,
     THROW_LIMIT,
     TIE_ADDRESS,
     TIE_BREAK,
@@ -78,7 +69,6 @@ from .stats import (
     ALLOCATION,
     INACTIVE_SPLIT,
     INACTIVE_SPLIT_BYTES,
-    N_STATS,
     OVERSIZE_ALLOCATIONS,
     OVERSIZE_SEGMENTS,
     REQUESTED_BYTES,
@@ -88,59 +78,8 @@ from .stats import (
 )
 from .view import view
 
-MOST_KEPT = 8 * MiB  # of a state that waits for the next run of its thread
-_kept = threading.local()
 PENDING_ROW = 4  # a used row whose free is pending; beside the block states 0..2
 CHAIN_WORDS = 10  # addr, size, state, lane, expandable, phase, order, slot, class, linked
-
-
-def new_state(policy: Policy, plan: Plan, packed: Packed, blocks: int, log_rows: int) -> np.ndarray:
-    """Return an empty state with room for `blocks` block ids and `log_rows` log rows."""
-    beyond = (plan.n_bins >> 6) + 1  # word of bits0 whose bin ends every search
-    dimensions = dict(
-        blocks=blocks,
-        # The loop looks ahead at an op's slot before it knows that RELEASE_POOL names a pool there.
-        slots=max(packed.n_slots, len(packed.program.pools)),
-        bins=plan.n_bins + 1,
-        words0=beyond + 1,
-        words1=(beyond >> 6) + 1,
-        lanes=max(1, len(plan.lanes)),
-        pools=plan.pools.size,
-        stats=N_STATS,
-        log=max(1, log_rows * LOG_WORDS),
-    )
-    buffer = _reused(dimensions)
-    if buffer is None:
-        buffer = STATE.new(**dimensions)
-    f = STATE.views(buffer)
-    f["bits0"][beyond] = 1
-    f["bits1"][beyond >> 6] = 1 << (beyond & 63)
-    f["pool"][: plan.pools.size] = plan.pools.ravel()
-    g, opt = f["g"], f["opt"]
-    f["table"][:TABLE_SIZE] = policy.addresses()
-    all_spare(f, blocks - 1)
-    g[NEXT_ADDRESS] = FIRST_ADDRESS
-    opt[LOG_CAPACITY] = log_rows
-    return buffer
-
-
-def keep_for_next(buffer: np.ndarray) -> None:
-    """Offer the state of a run that is over to the next one on this thread.
-
-    A fresh one costs more than a short replay: the system clears its pages as they are touched.
-    """
-    if len(buffer) * 8 <= MOST_KEPT:
-        _kept.state = buffer
-
-
-def _reused(dimensions: dict[str, int]) -> np.ndarray | None:
-    """The state offered on this thread, empty again, if it has these dimensions."""
-    buffer = getattr(_kept, "state", None)
-    if buffer is None:
-        return None
-    _kept.state = None
-    rows = int(STATE.views(buffer)["g"][HIGHEST_ID]) + 1
-    return STATE.renewed(buffer, rows, **dimensions)
 
 
 def set_options(
@@ -357,27 +296,3 @@ def _load_statistics(stat: np.ndarray, packed: Packed, max_split: int) -> None:
             sums = (amount.sum(), amount[is_small].sum(), amount[~is_small].sum())
             for row, total in enumerate(sums):
                 stat[stat_index(k, row, 0)] = stat[stat_index(k, row, 1)] = total
-
-
-def grown(buffer: np.ndarray, policy: Policy, plan: Plan, packed: Packed) -> np.ndarray:
-    """Return the same state with twice the room for blocks."""
-    old = STATE.views(buffer)
-    before = len(old["size"])
-    blocks = 2 * before
-    new_buffer = new_state(policy, plan, packed, blocks, int(old["opt"][LOG_CAPACITY]))
-    new = STATE.views(new_buffer)
-    for name, field in old.items():
-        m = min(len(field), len(new[name]))
-        new[name][:m] = field[:m]
-    more_spare(new, blocks - before)
-    new["g"][SPARES_NEEDED] = spares_needed(blocks, bool(old["g"][SPARES_NEEDED] > 8))
-    return new_buffer
-
-
-def spares_needed(blocks: int, expandable: bool) -> int:
-    """Spare ids that must be left before an op starts.
-
-    Unmapping cuts up to two new blocks per free block, and at most every second block is free, so
-    a release of everything may need as many ids as are in use.
-    """
-    return 8 + (blocks // 2 if expandable else 0)

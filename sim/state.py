@@ -121,7 +121,8 @@ LANE_WORDS = 16
     IS_SMALL,  # 1: a lane of the small pool
     START_PAGE,  # bytes of an expandable page of the start layout
     CAPTURED,  # 1: only a capture can ask for memory of this lane
-) = range(12)
+    ROOM,  # bins it has room for, where sizes are not known beforehand (live_plan.py); else 0
+) = range(13)
 
 # A cell of a rank table: bin of its smallest block << CELL_BIN | least larger request, in units
 CELL_BIN, CELL_LIMIT = 32, (1 << 32) - 1

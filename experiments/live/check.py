@@ -6,12 +6,20 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ...policies.conformance import LENGTH, Verdict, examine, without_waiting
+from ...policies.catalogue import POLICIES
+from ...policies.conformance import CLAIMS, LENGTH, Verdict, examine
 from ...policies.live import setting_of
-from ...policies.live_conformance import LIVE_CLAIMS, difference
+from ...policies.live_conformance import LIVE_CLAIMS, as_asked_live, difference
+from ...policies.playing import AnyPolicy
+from ...policies.user_file import is_user_file, split_words
 from ...sim.packing import pack
+from ...traces.units import GiB
 from ..policy_check import Report, check_policy
 from ..subject import load_subjects
+
+# Of the device on which recordings are tried: more than any has, and little enough for the
+# reservations of expandable segments, which are as large, to fit into the addresses there are.
+CAPACITY = 256 * GiB
 
 
 def check_live(text: str, traces: Sequence[Path], operations: int) -> Report:
@@ -29,15 +37,23 @@ def check_live(text: str, traces: Sequence[Path], operations: int) -> Report:
     """
     setting = setting_of(text)
     subjects = [subject for path in traces for subject in load_subjects(path)]
-    name = text.partition(":")[0] if ".py" not in text else ":".join(text.split(":")[:2])
-    report = check_policy(setting.policy.name if ".py" not in name else name, operations)
-    report = replace(report, policy=text)
+    report = replace(_contract(text, setting.policy, operations), policy=text)
     if not report.holds:
         return report
     found = [*report.verdicts, *examine(setting.policy, LIVE_CLAIMS, operations, LENGTH)]
     for subject in subjects:
-        packed = pack(without_waiting(subject.program), keep_start=False)
-        fault = difference(packed, setting)
+        packed = pack(as_asked_live(subject.program), keep_start=False)
+        fault = difference(packed, replace(setting, capacity_bytes=CAPACITY))
         words = f"{Path(subject.name).name}, device {subject.device}: every address is simulated."
         found.append(Verdict("live: recording", words, not fault, len(packed.events), fault))
     return replace(report, verdicts=found)
+
+
+def _contract(text: str, policy: AnyPolicy, operations: int) -> Report:
+    """What every policy must keep; PyTorch's own has no file that could be tried uncompiled."""
+    if is_user_file(text):
+        path, name, _ = split_words(text)
+        return check_policy(f"{path}:{name}" if name else path, operations)
+    if policy.name in POLICIES:
+        return check_policy(policy.name, operations)
+    return Report(text, policy.source, list(examine(policy, CLAIMS, operations, LENGTH)), None)

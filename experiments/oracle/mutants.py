@@ -77,6 +77,16 @@ FAULTS = (
         "policies/pytorch.py", "if wanted > s.opt[LIMIT]:", "if wanted >= s.opt[LIMIT]:",
     ),
     Fault(
+        "what is freed at once counts whole blocks",
+        "sim/engine.py",
+        "s, need if splits(policy, s, q, rest) else s.size[b],", "s, s.size[b],",
+    ),
+    Fault(
+        "what is freed at once counts its own size alone",
+        "sim/engine.py",
+        "s, need if splits(policy, s, q, rest) else s.size[b],", "s, need,",
+    ),
+    Fault(
         "every attempt counts as a retry",
         "policies/pytorch.py", "    if retry:\n", "    if not retry:\n",
     ),

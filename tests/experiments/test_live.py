@@ -70,6 +70,33 @@ def test_a_file_with_a_policy_is_checked_too(tmp_path: Path, capsys: Any) -> Non
     assert "live: threads" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "trace", ["gpt_checkpoint.default", "cuda_graphs.default", "oom.expandable", "fsdp_rank0of4"]
+)
+def test_a_policy_that_new_wrote_serves_recordings_as_simulated(
+    trace: str, tmp_path: Path, capsys: Any
+) -> None:
+    file, recording = str(tmp_path / "my_fit.py"), TRACE.with_name(f"{trace}.npz")
+    assert cli.main(["policy", "new", file]) == 0
+    words = ["live", "--policy", f"{file}:MyFit:least=2MiB", "--check", str(recording)]
+    assert cli.main([*words, "--operations", "1000"]) == 0
+    said = capsys.readouterr().out
+    assert "live: threads" in said and "live: recording" in said
+    assert "every address is simulated" in " ".join(said.split())
+
+
+@pytest.mark.parametrize("line", ["pytorch", "pytorch:max_split_size_mb:64", "expandable"])
+def test_pytorchs_own_allocator_is_checked_under_a_line(line: str, capsys: Any) -> None:
+    traces = [str(TRACE), str(TRACE.with_name("cuda_graphs.default.npz"))]  # of eight lanes
+    words = ["live", "--policy", line, "--check", *traces, "--json", "--operations", "1000"]
+    assert cli.main(words) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["holds"] and told["policy"] == line
+    assert {"blocks", "live: as simulated", "live: threads", "live: recording"} <= {
+        claim["claim"] for claim in told["claims"]
+    }
+
+
 def test_a_program_that_never_uses_a_gpu_is_said_to_be_one(
     monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:

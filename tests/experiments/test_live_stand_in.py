@@ -16,7 +16,7 @@ import pytest
 from tightfit.experiments import cli
 from tightfit.experiments.recording.whole_wheel import Build
 from tightfit.experiments.subject import load_subjects
-from tightfit.policies.catalogue import MECHANISMS
+from tightfit.policies.live import setting_of
 from tightfit.policies.playing import play_policy
 from tightfit.sim.device import Device
 from tightfit.traces.jit import JIT
@@ -72,11 +72,14 @@ def run(build: Build, script: Path, *words: str) -> int:
     return cli.main([*words, *on, "--", sys.executable, str(script)])
 
 
-@pytest.mark.parametrize("policy", ["best_fit", "cupy_pool"])
+@pytest.mark.parametrize("policy", ["best_fit", "cupy_pool", "rounding", "pytorch", "my_fit.py"])
 def test_a_training_script_runs_as_simulated(
     build: Build, policy: str, tmp_path: Path, capfd: Any
 ) -> None:
     """Recorded under PyTorch's own allocator, simulated under the policy, and run under it."""
+    if policy == "my_fit.py":
+        policy = str(tmp_path / policy)
+        assert cli.main(["policy", "new", policy]) == 0
     script = tmp_path / "train.py"
     script.write_text(TRAIN)
     assert run(build, script, "record", "-o", str(tmp_path / "a.npz")) == 0
@@ -84,10 +87,12 @@ def test_a_training_script_runs_as_simulated(
     out = tmp_path / "live.json"
     assert run(build, script, "live", "--policy", policy, "--capacity", "2GiB", "-o", str(out)) == 0
     said = capfd.readouterr()
-    assert said.out.startswith(f"{policy} served the program with ")
+    assert " ".join(said.out.split()).startswith(f"{policy} served the program with ")
 
     (subject,) = load_subjects(tmp_path / "a.npz")
-    simulated = play_policy(subject.kept, MECHANISMS[policy], None, Device(2 << 30), addresses=True)
+    simulated = play_policy(
+        subject.kept, setting_of(policy).policy, None, Device(2 << 30), addresses=True
+    )
     (served,) = json.loads(out.read_text())["served"]
     for name in ("reserved", "allocated", "requested"):
         key = f"{name}_bytes.all.peak"
@@ -103,12 +108,13 @@ def test_a_training_script_runs_as_simulated(
     assert [int(at) - int(told[0][0]) for at, _ in told] == [at - places[0] for at in places]
 
 
+@pytest.mark.parametrize("policy", ["best_fit", "pytorch"])
 def test_pytorch_gets_errors_statistics_and_its_cache_emptied(
-    build: Build, tmp_path: Path, capfd: Any
+    build: Build, policy: str, tmp_path: Path, capfd: Any
 ) -> None:
     script = tmp_path / "use.py"
     script.write_text(LIVE)
-    assert run(build, script, "live", "--policy", "best_fit", "--capacity", "1GiB") == 0
+    assert run(build, script, "live", "--policy", policy, "--capacity", "1GiB") == 0
     said = dict(line.split(" ", 1) for line in capfd.readouterr().out.splitlines() if " " in line)
     assert said["oom"] == "CUDA out of memory. Tried to allocate 3221225472 bytes."
     assert said["allocated"] == f"{50 << 20} {50 << 20}"

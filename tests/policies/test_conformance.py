@@ -155,3 +155,15 @@ def test_breaking_a_policy_is_noticed() -> None:
     run = replay_mechanism(pack(program), MECHANISMS["first_fit"], addresses=True)
     values = MECHANISMS["first_fit"].defaults
     assert run.addr.tolist() != play(program, TWINS["worst_fit"], values, Device()).addr
+
+
+def _odd(sizes: np.ndarray, values: object) -> np.ndarray:
+    return sizes + 7 * (sizes % 13)
+
+
+@pytest.mark.interpreted
+def test_blocks_of_sizes_that_are_no_multiples_of_anything_never_overlap() -> None:
+    odd = Variant("odd", "an example of no use", rounds=_odd, alignment=1)
+    claim = next(c for c in CLAIMS if c.name == "blocks")
+    (verdict,) = examine(odd, [claim], many=2000, length=2000)
+    assert verdict.holds, verdict.fault

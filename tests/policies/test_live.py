@@ -14,11 +14,13 @@ if not JIT:
     pytest.skip("live policies are C functions, compiled code", allow_module_level=True)
 
 from tightfit.policies.catalogue import MECHANISMS, POLICIES
-from tightfit.policies.conformance import Broken, Trial, without_waiting
+from tightfit.policies.conformance import Broken, Trial
 from tightfit.policies.live import install, setting_of
-from tightfit.policies.live_conformance import LIVE_CLAIMS, difference
-from tightfit.policies.live_device import CalledLive, Setting, calls_of, the_root
+from tightfit.policies.live_conformance import LIVE_CLAIMS, as_asked_live, difference
+from tightfit.policies.live_device import CalledLive, the_root
+from tightfit.policies.live_mechanism import calls_of
 from tightfit.policies.live_region import CudaRegion, StandInRegion
+from tightfit.policies.live_setting import Setting
 from tightfit.policies.runs_live import live_fault, live_names
 from tightfit.sim.ground import new_block
 from tightfit.sim.ground_driver import driver_malloc
@@ -57,13 +59,13 @@ class Caller:
 
 
 def setting(name: str, capacity: int | None = None, **values: int) -> Setting:
-    return Setting(MECHANISMS[name], values, capacity)
+    return Setting(POLICIES[name], values, capacity)
 
 
 @pytest.mark.parametrize("name", live_names())
 def test_every_address_and_statistic_is_the_simulations(name: str) -> None:
     for seed, capacity in ((1, None), (2, 400 * MiB)):
-        packed = pack(without_waiting(random_program(seed, 3000, streams=1, pools=0)))
+        packed = pack(as_asked_live(random_program(seed, 3000, streams=1, pools=0)))
         assert difference(packed, setting(name, capacity)) == ""
 
 
@@ -71,19 +73,18 @@ def test_every_address_and_statistic_is_the_simulations(name: str) -> None:
 def test_streams_that_are_kept_apart_are_so_as_simulated(name: str) -> None:
     program = random_program(4, 3000, streams=4, pools=0)
     # How long other streams use a block is not known live.
-    assert difference(pack(without_waiting(program)), setting(name)) == ""
+    assert difference(pack(as_asked_live(program)), setting(name)) == ""
 
 
 def test_a_run_that_differs_from_the_simulation_is_noticed() -> None:
-    packed = pack(without_waiting(random_program(1, 500, streams=1, pools=0)))
-    one = setting("best_fit")
-    calls_of(one.policy)["allocate"], kept = (
-        calls_of(MECHANISMS["worst_fit"])["allocate"], calls_of(one.policy)["allocate"],
-    )  # fmt: skip
+    packed = pack(as_asked_live(random_program(1, 500, streams=1, pools=0)))
+    one, calls = setting("best_fit"), calls_of(MECHANISMS["best_fit"])
+    kept = calls["allocate"]
+    calls["allocate"] = calls_of(MECHANISMS["worst_fit"])["allocate"]
     try:
         assert "simulated at" in difference(packed, one)
     finally:
-        calls_of(one.policy)["allocate"] = kept
+        calls["allocate"] = kept
     assert difference(packed, one) == ""
 
 
@@ -270,8 +271,8 @@ def test_a_device_has_one_policy() -> None:
         ("planned", "is told one iteration"),
         ("lifetime_classes", "is told what an earlier part"),
         ("stitching", "at several addresses"),
-        ("rounding", "inside PyTorch only"),
-        ("expandable", "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True"),
+        ("expandable:True", "nothing else; write 'pytorch:expandable_segments:True"),
+        ("pytorch:max_split_size_mb:1", "max_split_size_mb"),
         ("best_fitt", "did you mean"),
         ("best_fit:quantum=3", "quantum"),
     ],

@@ -5,13 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tightfit.policies import packing, packing_skyline
+from tightfit.policies import packing_skyline
 from tightfit.policies.live_bytes import peak_live_bytes
 from tightfit.policies.packing import pack as pack_buffers
 from tightfit.policies.packing_bound import peak_live
 from tightfit.policies.packing_of_program import UNIT, buffers_of
 from tightfit.policies.packing_validator import packing_fault
-from tightfit.policies.planned import _plan
 from tightfit.sim.packing import pack
 
 from ..strategies import Script, random_program
@@ -66,15 +65,3 @@ def test_what_is_packed_in_pieces_is_packed_as_in_one(monkeypatch: pytest.Monkey
     assert packed[0] == packed[1] == packed[2]
     height = int((np.array(packed[0]) + size).max())
     assert packing_fault(first.tolist(), last.tolist(), size.tolist(), packed[0], height) == ""
-
-
-def test_ctrl_c_during_a_plan_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The search answers with the best so far; a policy that plans must not go on with that."""
-
-    def pressed(self: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(packing._Attempt, "improve", pressed)
-    size = np.array([512, 1024])
-    with pytest.raises(KeyboardInterrupt):
-        _plan(np.array([0, 1]), np.array([3, 2]), size, 4, None)

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from tightfit.policies.playing import play_policy
+from tightfit.policies.pytorch import PYTORCH
 from tightfit.policies.rounding import ROUNDING, rounds
+from tightfit.policies.variant import Variant
 from tightfit.sim.device import Device
 from tightfit.sim.packing import pack
 from tightfit.sim.reference import replay_reference
@@ -68,3 +70,8 @@ def test_agrees_with_the_reference_on_requests_rounded_by_hand(seed: int) -> Non
     assert run.addr.tolist() == want.addr.tolist()
     for name in ("reserved_bytes.all.peak", "allocated_bytes.all.peak", "num_ooms"):
         assert run.stats[name] == want.stats[name], name
+
+
+def test_a_variant_never_passes_for_the_policy_that_it_changes() -> None:
+    """What is compiled for the one is found again by its key, and is not what the other needs."""
+    assert Variant(PYTORCH.name, PYTORCH.source).key != PYTORCH.key

@@ -8,17 +8,20 @@ import numpy as np
 import pytest
 
 from tightfit.policies.catalogue import MECHANISMS
-from tightfit.policies.iteration import find_iteration
+from tightfit.policies.packing_of_profile import OFFSET, ROW_WORDS
 from tightfit.policies.packing_validator import packing_fault
 from tightfit.policies.planned import (
-    OFFSET,
+    CLOCK_BITS,
     PLAN_BYTES,
-    ROW_WORDS,
     ROWS,
-    _longest_before,
+    allocate,
     deaths,
+    free,
+    own,
+    trim,
 )
 from tightfit.sim.device import Device
+from tightfit.sim.mechanism import Foresight, Mechanism
 from tightfit.sim.mechanism_replay import replay_mechanism
 from tightfit.sim.packing import pack
 
@@ -34,29 +37,6 @@ def steps(script: Script, times: int, sizes: tuple[int, ...] = ()) -> None:
     """Iterations: sizes come in order and go in the order in which they came."""
     for _ in range(times):
         script.free(*script.mallocs(*(sizes or tuple((k + 1) * 64 * KiB for k in range(20)))))
-
-
-def test_an_iteration_is_found_between_what_does_not_repeat() -> None:
-    body = list(range(100, 140))
-    codes = np.array([1, 2, 3, 4, 5] + body * 6 + [7, 8, 9])
-    found = find_iteration(codes)
-    assert found is not None and found[1] == 40
-    start, length = found
-    assert codes[start : start + length].tolist() == codes[start + length :][:length].tolist()
-
-
-def test_a_step_is_found_and_not_a_layer_within_it() -> None:
-    layer = list(range(200, 240))
-    step = layer * 3 + list(range(300, 420))
-    found = find_iteration(np.array(step * 5))
-    assert found is not None and found[1] == len(step)
-
-
-def test_nothing_is_found_where_nothing_repeats() -> None:
-    assert find_iteration(np.arange(500)) is None
-    assert find_iteration(np.zeros(3, np.int64)) is None
-    rng = np.random.default_rng(1)
-    assert find_iteration(rng.integers(0, 50, 4000)) is None
 
 
 def test_deaths_are_those_of_a_walk_through_the_program() -> None:
@@ -85,13 +65,17 @@ def test_a_program_that_repeats_stays_within_its_plan() -> None:
 def test_what_deviates_from_the_plan_is_served_beside_it() -> None:
     script = Script()
     steps(script, 4)
-    odd = script.malloc(5 * MiB + 12345)  # not in the profile
+    held = script.mallocs(*((k + 1) * 64 * KiB for k in range(10)))
+    odd = script.malloc(12345)  # not in the profile, nor is the plan idle anywhere
+    held += script.mallocs(*((k + 11) * 64 * KiB for k in range(10)))
+    script.free(*held)
     steps(script, 4)
     script.free(odd)
     run = run_of("planned", script)
     live = sum((k + 1) * 64 * KiB for k in range(20))
-    assert live + 5 * MiB < peak(run) <= live + 8 * MiB
-    assert places(run)[81:101] == places(run)[:20]
+    assert peak(run) == live + 2 * MiB
+    at = places(run)
+    assert at[80:90] + at[91:101] == at[:20] == at[101:121]
 
 
 def test_a_planned_place_that_is_taken_is_not_given_out_twice() -> None:
@@ -148,30 +132,76 @@ def test_what_deviates_uses_the_idle_part_of_the_plan() -> None:
     at = places(run)
     plan = 8 * MiB + 64 * KiB  # the small ones lie beside the 8 MiB
     region = -(-plan // (2 * MiB)) * 2 * MiB
-    assert at[unknown] >= region  # nothing is known of its kind
     # The second half holds 2 MiB at the bottom, and the small ones above it or at the top: the
-    # smallest idle piece of 3 MiB or more begins where they end.
-    assert 2 * MiB <= at[known] <= plan - 3 * MiB
+    # smallest piece of 3 MiB or more begins where they end.
+    assert 2 * MiB <= at[unknown] <= plan - 3 * MiB  # free, whatever will come there
+    assert 2 * MiB <= at[known] <= plan - 3 * MiB  # idle for long enough
     (early,) = [a for a in range(third, len(at)) if script.program().req_size[
         script.program().request[a]] == 3 * MiB]  # fmt: skip
-    assert at[early] >= region  # in the first half no such piece is idle
+    assert at[early] >= region  # in the first half no such piece is free
     assert peak(run) == plan + 4 * MiB
 
 
-def test_what_found_its_place_taken_goes_to_an_idle_part_too() -> None:
+def told(script: Script, hints: list[int], pieces: int, rows: list[tuple[int, ...]]) -> list[int]:
+    """Places under a plan of 16 MiB, an iteration of 100 requests, and these hints and rows."""
+    words = [0, 0, 16 * MiB, 0, 100, pieces, len(rows), 0, 0, 0]
+    given = Foresight(np.array(hints), (*words, *(word for row in rows for word in row)))
+    planned = MECHANISMS["planned"]
+    policy = Mechanism(
+        "told", planned.source, allocate, free, trim, planned.params, planned.honours, own=own,
+        foresight=lambda packed, values: given,
+    )  # fmt: skip
+    return places(replay_mechanism(pack(script.program()), policy, addresses=True))
+
+
+def deviating(now: int, life: int) -> int:
+    """The hint of what will live for so many requests from then on."""
+    return -1 - (now << CLOCK_BITS | life)
+
+
+def test_where_what_has_no_place_goes_first() -> None:
+    # All but the last MiB are in use in an iteration: 8 MiB in its first half, 7 in its second.
+    rows = [(0, 15 * MiB, 0, 1 << 62), (0, 8 * MiB, 0, 50), (8 * MiB, 15 * MiB, 50, 100)]
+    region = 16 * MiB
     script = Script()
-    for _ in range(6):
-        halves(script)
-    squatter = script.malloc(2 * MiB)  # matched with the 2 MiB of a second half, but it stays
-    halves(script)
-    halves(script)
-    script.free(squatter)
-    at = places(run_of("planned", script))
-    plan = 8 * MiB + 64 * KiB
-    assert at[squatter] == at[0] == at[21]  # both halves begin at the bottom
-    big, small = at[squatter + 1], at[squatter + 22]
-    assert big >= plan  # 8 MiB are idle nowhere
-    assert 2 * MiB <= small <= plan - 2 * MiB
+    script.mallocs(MiB, MiB, 4 * MiB, 4 * MiB, MiB, 8 * MiB, 3 * MiB)
+    at = told(
+        script,
+        [
+            deviating(10, 100),  # lives for long, and nobody uses the last MiB
+            deviating(10, 100),  # the like is not there any more: memory of its own
+            deviating(10, 20),  # the second half's memory is idle so long
+            deviating(10, 60),  # nothing is, but 3 MiB in it are free: not enough
+            deviating(10, 60),  # there is a free block beside the plan
+            2,  # its place
+            0,  # nothing is known of it: anywhere
+        ],
+        1,
+        rows,
+    )
+    assert at[0] == 15 * MiB
+    assert at[1] == region
+    assert at[2] == 8 * MiB
+    assert at[3] == 0  # the first half's is free at this moment
+    assert at[4] == region + MiB
+    assert at[5] == region + 2 * MiB  # another sits there
+    assert at[6] == 12 * MiB
+
+
+def test_little_does_not_displace_what_is_planned() -> None:
+    rows = [(0, 16 * MiB, 0, 1 << 62), (0, 16 * MiB, 0, 100)]
+    script = Script()
+    script.mallocs(2 * MiB, 3 * MiB)
+    assert told(script, [0, 0], 1, rows) == [16 * MiB, 0]
+
+
+def test_what_is_handed_on_is_in_the_way_in_the_next_iteration_too() -> None:
+    # In use from 80 on until 20 of the next iteration.
+    rows = [(0, 16 * MiB, 0, 1 << 62), (0, 16 * MiB, 80, 120)]
+    for now, life, is_idle in ((30, 40, True), (30, 50, False), (10, 5, False), (90, 5, False)):
+        script = Script()
+        script.malloc(MiB)
+        assert told(script, [deviating(now, life)], 1, rows) == [0 if is_idle else 16 * MiB]
 
 
 def repeating(seed: int) -> Script:
@@ -217,32 +247,6 @@ def test_idle_places_are_those_of_the_twin() -> None:
         plan = range(base - told.words[PLAN_BYTES], base + told.words[PLAN_BYTES])
         settled += sum(int(a) in plan for a in run.addr[taken])
     assert guessed > 200 and settled > 100
-
-
-def test_a_lifetime_is_that_of_its_kind_until_then() -> None:
-    """As a walk through the program finds it, and of nothing that comes later."""
-    for seed in range(4):
-        rng = np.random.default_rng(seed)
-        n = 400
-        is_malloc = np.zeros(n, bool)
-        is_malloc[np.sort(rng.choice(n, 180, replace=False))] = True
-        born = np.flatnonzero(is_malloc)
-        free_events = rng.permutation(np.flatnonzero(~is_malloc))
-        died = np.full(len(born), n)
-        for r, e in zip(rng.permutation(len(born)), free_events, strict=False):
-            if e > born[r]:
-                died[r] = e
-        klass = rng.integers(0, 6, len(born))
-        clock = np.cumsum(rng.integers(0, 3, n))
-        found = np.zeros(len(born), np.int64)
-        _longest_before(klass, born, died, clock, found)
-        for r in range(len(born)):
-            same = [q for q in range(r) if klass[q] == klass[r]]
-            gone = [clock[died[q]] - clock[born[q]] for q in same if died[q] < born[r]]
-            there = [clock[born[r]] - clock[born[q]] for q in same if died[q] >= born[r]]
-            longest = max(gone, default=-1)
-            want = -1 if max(there, default=-1) > longest else longest
-            assert found[r] == want, (seed, r)
 
 
 def test_a_program_without_iterations_is_planned_as_a_whole() -> None:

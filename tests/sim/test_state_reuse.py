@@ -10,7 +10,7 @@ import pytest
 
 from tightfit.policies.native import replay_native
 from tightfit.sim import replay as replaying
-from tightfit.sim import start
+from tightfit.sim import state_memory
 from tightfit.sim.device import Device
 from tightfit.sim.packing import pack
 from tightfit.sim.release import release
@@ -29,12 +29,12 @@ def test_a_used_state_is_made_new_to_the_last_byte(
     rng = random.Random(seed)
     program = make.random_program(seed, 200, start_ops=30 * (seed % 2))
     made: list[tuple[np.ndarray, np.ndarray]] = []
-    real = start.new_state
+    real = state_memory.new_state
 
     def watched(*args: Any) -> np.ndarray:
-        monkeypatch.setattr(start, "MOST_KEPT", 1 << 40)
+        monkeypatch.setattr(state_memory, "MOST_KEPT", 1 << 40)
         state = real(*args)
-        fresh = start._kept.__dict__.pop("state", None)
+        fresh = state_memory._kept.__dict__.pop("state", None)
         assert fresh is None
         made.append((state.copy(), real(*args)))
         return state
@@ -57,7 +57,7 @@ def test_answers_do_not_depend_on_who_ran_before() -> None:
     rules = release("2.15")
 
     def fresh(k: int, j: int) -> Any:
-        start._kept.__dict__.pop("state", None)
+        state_memory._kept.__dict__.pop("state", None)
         return replay_native(programs[k], lines[j], rules, track=True, layout=True)
 
     alone = {(k, j): fresh(k, j) for k in range(4) for j in range(3)}
@@ -68,6 +68,6 @@ def test_answers_do_not_depend_on_who_ran_before() -> None:
 
 
 def test_a_large_state_is_not_kept() -> None:
-    start._kept.__dict__.pop("state", None)
-    start.keep_for_next(np.zeros(start.MOST_KEPT // 8 + 1, np.int64))
-    assert getattr(start._kept, "state", None) is None
+    state_memory._kept.__dict__.pop("state", None)
+    state_memory.keep_for_next(np.zeros(state_memory.MOST_KEPT // 8 + 1, np.int64))
+    assert getattr(state_memory._kept, "state", None) is None

@@ -20,41 +20,56 @@ class Planned(Twin):
 
     def rows(self) -> list[tuple[int, int, int, int]]:
         """The plan: first byte, end, birth, death of each, in its order."""
-        count, at = self.words[5], 9
-        return [tuple(self.words[at + 4 * k : at + 4 * k + 4]) for k in range(count)]  # type: ignore
+        at = range(10, len(self.words), 4)
+        return [tuple(self.words[k : k + 4]) for k in at]  # type: ignore
 
     def allocate(self, size: int, lane: int) -> Block | None:
         need = -(-size // 512) * 512
-        if self.hint != 0 and self.words[2]:
-            if self.base is None:
-                self.base = self.driver.malloc(self.words[2])
-            if self.base is not None:
-                at = self.place(need)
-                if at is not None:
-                    block = Block(self.base + at, need)
-                    self.live.append(block)
-                    return block
-        return self.rest.allocate(size, lane)
-
-    def place(self, need: int) -> int | None:
-        """Where in the plan a request goes; None if nowhere."""
-        assert self.base is not None
-        taken = [(b.addr - self.base, b.end - self.base) for b in self.live]
+        if self.words[2] and self.base is None:
+            self.base = self.driver.malloc(self.words[2])
+        length = self.words[4]
+        now, life = 0, None
         if self.hint > 0:
             first, _, born, dies = self.rows()[self.hint - 1]
-            if all(first + need <= a or b <= first for a, b in taken):
-                return first
-            now, life = born, dies - born
-        else:
+            if self.base is not None and self.is_free(first, first + need):
+                return self.settle(first, need)
+            now, life = born, dies - born - 1
+        elif self.hint < 0:
             now, life = divmod(-1 - self.hint, 1 << 31)
+        recurring = self.rows()[self.words[5] : self.words[6]]
+        while_there = [r for r in recurring if life is not None and self.meets(r, now, life)]
+        is_long = life is not None and life >= length
+        at = self.gap(need, recurring)
+        if at is None and any(last - first >= need for first, last in self.rest.free_pieces):
+            return self.rest.allocate(size, lane)
+        if at is None and life is not None and not is_long:
+            at = self.gap(need, while_there)
+        if at is None and not is_long and need > 2 << 20:
+            at = self.gap(need, [])
+        return self.rest.allocate(size, lane) if at is None else self.settle(at, need)
+
+    def meets(self, row: tuple[int, int, int, int], now: int, life: int) -> bool:
+        """A row is in use at one of the moments in which something is there."""
+        _, _, born, dies = row
         length = self.words[4]
-        if life + 1 >= length:
+        moments = range(now, now + min(life, length) + 1)
+        return any(born <= t < dies or born + length <= t or t < dies - length for t in moments)
+
+    def is_free(self, first: int, end: int) -> bool:
+        assert self.base is not None
+        return all(end <= b.addr - self.base or b.end - self.base <= first for b in self.live)
+
+    def settle(self, first: int, size: int) -> Block:
+        assert self.base is not None
+        self.live.append(Block(self.base + first, size))
+        return self.live[-1]
+
+    def gap(self, need: int, rows: list[tuple[int, int, int, int]]) -> int | None:
+        """The smallest gap between what is there and these rows, by trying every end of one."""
+        if self.base is None:
             return None
-        moments = [(now + k) % length for k in range(life + 1)]
-        for first, end, born, dies in self.rows():
-            if any(born <= t < dies for t in moments):
-                taken.append((first, end))
-        # Every gap between what is taken, by trying every end of something.
+        taken = [(b.addr - self.base, b.end - self.base) for b in self.live]
+        taken += [(first, end) for first, end, _, _ in rows]
         gaps = []
         for start in {0, *(end for _, end in taken)}:
             if any(a <= start < b for a, b in taken):
