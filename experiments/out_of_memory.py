@@ -102,7 +102,7 @@ def advice_on_capacity(subjects: Sequence[Subject]) -> list[Finding]:
         if found is not None:
             text = (
                 f"{PurePath(subject.name).name} ran out of memory at entry {found.entry:,}; "
-                f"--capacity {exact_bytes(found.capacity_bytes)} asks what fits in what it could have"
+                f"--capacity {exact_bytes(found.capacity_bytes)} asks what fits in what it had"
             )
             out.append(Finding("out_of_memory", 1, text, subject.device))
     return out
