@@ -100,8 +100,8 @@ def show(found: Summary, path: str) -> None:
     if any(d.entries for d in found.devices):
         # Where nothing is known of the allocator's deeds there is nothing to check.
         then = "compare" if nothing_said else "check"
-        ended = [d.out_of_memory for d in found.devices if d.out_of_memory is not None]
-        least = min((o.capacity_bytes for o in ended), default=0)
+        ended = [d.out_of_memory for d in found.devices if d.device >= 0 and d.out_of_memory]
+        least = min((o.capacity_bytes for o in ended if o), default=0)
         room = f" --capacity {exact_bytes(least)}" if least else ""
         suggest(f"tightfit {then} {path}", f"tightfit tune {path}{room}")
     else:

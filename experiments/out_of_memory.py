@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -100,8 +101,8 @@ def advice_on_capacity(subjects: Sequence[Subject]) -> list[Finding]:
         found = first_out_of_memory(recording.devices[subject.device], recording.stacks)
         if found is not None:
             text = (
-                f"the recording ran out of memory at entry {found.entry:,}; --capacity "
-                f"{exact_bytes(found.capacity_bytes)} asks what fits in what it could have"
+                f"{PurePath(subject.name).name} ran out of memory at entry {found.entry:,}; "
+                f"--capacity {exact_bytes(found.capacity_bytes)} asks what fits in what it had"
             )
             out.append(Finding("out_of_memory", 1, text, subject.device))
     return out

@@ -95,6 +95,8 @@ def warn(line: str) -> None:
 def table(title: str, columns: Sequence[str | Column], rows: Sequence[Sequence[Cell]]) -> None:
     """Print a table of at most 100 columns: text left, numbers right, one unit down a column.
 
+    On a screen too narrow for it each row becomes a paragraph.
+
     Args:
         title: a line above the table; "" for none.
         columns: headings; a plain string heads text or counts, as its cells are.
@@ -103,17 +105,28 @@ def table(title: str, columns: Sequence[str | Column], rows: Sequence[Sequence[C
     from rich import box
     from rich.table import Table
 
+    from .narrow import as_paragraphs, gap_that_fits, least_widths
+
+    given = [Column(c) if isinstance(c, str) else c for c in columns]
+    cells = [[row[k] for row in rows] for k in range(len(given))]
+    shown = [_one_unit(column, own) for column, own in zip(given, cells, strict=True)]
+    is_text = [any(isinstance(cell, str) for cell in own) for own in cells]
+    least = least_widths(shown, is_text)
+    gap = gap_that_fits(least, _console(sys.stdout).width)
+    if gap is None:
+        for line in [title, *as_paragraphs(shown, is_text)]:
+            if line:
+                say(line)
+        return
     drawn = Table(
         title=printable(title) or None,
         title_justify="left",
         title_style="",
         box=box.SIMPLE_HEAD,
+        padding=(0, (gap - 1) // 2),
         pad_edge=False,
         show_edge=False,
     )
-    given = [Column(c) if isinstance(c, str) else c for c in columns]
-    cells = [[row[k] for row in rows] for k in range(len(given))]
-    shown = [_one_unit(column, own) for column, own in zip(given, cells, strict=True)]
     headings = [
         # No wider than its column if two lines suffice; the unit stands below.
         textwrap.wrap(name, max(len(name) // 2 + 1, *map(len, [*texts, *name.split()])))
@@ -121,12 +134,12 @@ def table(title: str, columns: Sequence[str | Column], rows: Sequence[Sequence[C
         for name, unit, texts in shown
     ]
     height = max(map(len, headings), default=0)
-    for heading, own in zip(headings, cells, strict=True):
-        is_text = any(isinstance(cell, str) for cell in own)
+    for heading, text, width in zip(headings, is_text, least, strict=True):
         drawn.add_column(
             "\n".join([""] * (height - len(heading)) + heading),  # all end on the same line
-            justify="left" if is_text else "right",
-            no_wrap=not is_text,
+            justify="left" if text else "right",
+            min_width=width,
+            no_wrap=not text,
             overflow="fold",
         )
     for line in zip(*(texts for _, _, texts in shown), strict=True):

@@ -14,6 +14,7 @@ import typer
 from .options import MAIN_PATH_SECONDS, AsJson, Capacity, DriverCosts, Other, Torch
 
 if TYPE_CHECKING:
+    from ..sim.device import Device
     from .tune_policy import PolicyAnswer
     from .tuning import Answer
 
@@ -86,7 +87,8 @@ def tune(
         if as_json:
             emit_json({**found.document(), "driver_costs": costs_from})
         else:
-            _show_policy(found, " ".join(shlex.quote(str(t)) for t in traces), costs_from)
+            paths = " ".join(shlex.quote(str(t)) for t in traces)
+            _show_policy(found, paths, costs_from, _asked(gpu))
         if not found.fits:
             raise typer.Exit(1)
         return
@@ -101,7 +103,15 @@ def tune(
         raise typer.Exit(1)
 
 
-def _show_policy(answer: PolicyAnswer, paths: str, costs_from: str) -> None:
+def _asked(gpu: Device) -> str:
+    """The device asked about, as options of a command that is to be copied; "" if none was."""
+    from ..traces.units import exact_bytes
+
+    words = f" --capacity {exact_bytes(gpu.capacity_bytes)}" if gpu.capacity_bytes else ""
+    return words + (f" --other {exact_bytes(gpu.other_bytes)}" if gpu.other_bytes else "")
+
+
+def _show_policy(answer: PolicyAnswer, paths: str, costs_from: str, asked: str) -> None:
     from .screen import Column, say, suggest, table, verdict
 
     verdict(answer.verdict)
@@ -126,7 +136,7 @@ def _show_policy(answer: PolicyAnswer, paths: str, costs_from: str) -> None:
         f"{answer.tried:,} different values tried" + (", interrupted" if answer.interrupted else "")
     )
     say(f"driver time: simulated; costs {costs_from}")
-    suggest(f"tightfit compare {paths} --policy {shlex.quote(answer.best.policy)}")
+    suggest(f"tightfit compare {paths} --policy {shlex.quote(answer.best.policy)}{asked}")
 
 
 def _folded(conf: str, width: int = 32) -> str:
@@ -140,7 +150,7 @@ def _folded(conf: str, width: int = 32) -> str:
 
 
 def _show(answer: Answer, traces: Sequence[Path]) -> None:
-    from ..traces.units import exact_bytes, format_bytes
+    from ..traces.units import format_bytes
     from .screen import Column, note, say, suggest, table, verdict
 
     verdict(answer.verdict)
@@ -194,10 +204,7 @@ def _show(answer: Answer, traces: Sequence[Path]) -> None:
             "Memory that was live before recording began is placed anew under every line. Where it "
             f"was recorded, the recorded settings reach {format_bytes(recorded)}."
         )
-    gpu = answer.gpu
-    room = f" --capacity {exact_bytes(gpu.capacity_bytes)}" if gpu.capacity_bytes else ""
-    room += f" --other {exact_bytes(gpu.other_bytes)}" if gpu.other_bytes else ""
     # The recording that needs most: one that fits says nothing of the others.
     worst = max(answer.per_trace, key=lambda t: t.best.peak_reserved_bytes)
     path = shlex.quote(worst.trace)
-    suggest(f"tightfit replay {path} --conf {shlex.quote(answer.best.conf)}{room}")
+    suggest(f"tightfit replay {path} --conf {shlex.quote(answer.best.conf)}{_asked(answer.gpu)}")

@@ -94,10 +94,11 @@ def read(path: Path) -> list[Entry]:
     if not path.exists():
         return []
     out = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    text = path.read_text(encoding="utf-8", errors="replace")
+    for number, line in enumerate(text.splitlines(), start=1):
         try:
             out.append(Entry(**json.loads(line)))
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise ConfigError(
                 f"{path.name}: line {number}: found {line[:60]!r}, expected an entry of the "
                 f"ledger ({error})"

@@ -71,7 +71,7 @@ def read_plan(path: Path, trace: Path) -> list[Line]:
         document = json.loads(path.read_text(encoding="utf-8"))
         lines = [Line(row["role"], row["conf"]) for row in document["lines"]]
         planned = document["trace_sha256"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise ConfigError(f"{path}: not a plan of tightfit verify --plan") from None
     if planned != sha256_of(trace):
         raise ConfigError(f"{path}: was made for another trace than {trace.name}; make it anew")

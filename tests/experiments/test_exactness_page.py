@@ -30,6 +30,14 @@ def proof(torch: str, seed: int, programs: int, events: int, *differences: str) 
     )
 
 
+@pytest.mark.parametrize("line", [b"[" * 100_000, b"\xff\xfe\x00", b"{}", b"5"])
+def test_what_is_no_ledger_is_refused(line: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    path.write_bytes(line)
+    with pytest.raises(ConfigError, match="line 1: found .*expected an entry of the ledger"):
+        ledger.read(path)
+
+
 def test_a_ledger_goes_on_where_it_ends(tmp_path: Path) -> None:
     path = tmp_path / "fuzz.jsonl"
     assert ledger.read(path) == []

@@ -47,6 +47,14 @@ def test_ctrl_c_while_lines_are_chosen_ends_the_command(monkeypatch: pytest.Monk
         plan_lines(DATA / "mlp_train.npz", None)
 
 
+@pytest.mark.parametrize("content", ['{"lines": 5}', "[" * 100_000, "{"], ids=["5", "deep", "cut"])
+def test_what_is_no_plan_is_refused(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.plan.json"
+    path.write_text(content)
+    with pytest.raises(ConfigError, match="not a plan of tightfit verify --plan"):
+        read_plan(path, DATA / "mlp_train.npz")
+
+
 def test_waiting_frees_and_graphs_become_what_can_be_replayed(tmp_path: Path) -> None:
     (subject,) = load_subjects(DATA / "streams.default.npz")
     plain = replayable(subject.program)
