@@ -6,12 +6,12 @@ python -m tightfit.experiments.readme README.md --check    exit code 1 if they d
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import os
 import re
 import shlex
-import sys
 import tempfile
 from pathlib import Path
 
@@ -56,10 +56,16 @@ def regenerate_in_copy(text: str, root: Path) -> str:
 
 
 def main() -> int:
-    path = Path(sys.argv[1]).resolve()
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("file", nargs="?", type=Path, default=Path("README.md"))
+    parser.add_argument("--check", action="store_true", help="write nothing; 1 = it is stale")
+    options = parser.parse_args()
+    path = options.file.resolve()
+    if not path.is_file():
+        parser.error(f"{options.file}: no such file; expected a page of Markdown")
     text = path.read_text(encoding="utf-8")
     new = regenerate_in_copy(text, path.parent)
-    if "--check" in sys.argv:
+    if options.check:
         return int(new != text)
     path.write_text(new, encoding="utf-8")
     return 0

@@ -11,8 +11,10 @@ from .playing import AnyPolicy
 def live_fault(policy: AnyPolicy) -> str:
     """Why a policy cannot run live, as a sentence; "" if it can."""
     if isinstance(policy, Mechanism) and policy.foresight is not None:
-        told = policy.honours.knows or "what an earlier part of the recording showed"
-        return f"{policy.name} is told {told}; a running program has nobody to tell it"
+        if policy.honours.knows:
+            told = policy.honours.knows
+            return f"{policy.name} is told {told}; a running program has nobody to tell it"
+        return f"{policy.name} learns from a recorded program, and a running one is not recorded"
     if policy.honours.simulated:
         return f"{policy.name} can be simulated only: {policy.honours.simulated}"
     return ""

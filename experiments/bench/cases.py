@@ -18,7 +18,7 @@ from .timing import Case, make_case
 RULES = release(KNOWN[-1])
 SETTINGS = {"": Settings(), "_expandable": Settings(expandable_segments=True)}
 SHORT = 16 * KiB
-LEAST_TIMES = 16  # a recording is repeated so often, however long it is
+LEAST_TIMES = 24  # a recording is repeated so often, however long it is
 RECORDINGS = Path(__file__).resolve().parents[2] / "traces" / "data"
 
 

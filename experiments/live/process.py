@@ -12,7 +12,10 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +55,8 @@ def begin(torch: Any) -> None:
         without_cudnn_attention(torch)
     capacity = os.environ.get("TIGHTFIT_LIVE_CAPACITY")
     try:
-        installed = install(os.environ["TIGHTFIT_LIVE"], int(capacity) if capacity else None)
+        with ending_at_once():
+            installed = install(os.environ["TIGHTFIT_LIVE"], int(capacity) if capacity else None)
     except TightfitError as error:
         # An exception here would look like a fault of the program's own import.
         print(f"tightfit: {error}", file=sys.stderr, flush=True)
@@ -64,6 +68,23 @@ def begin(torch: Any) -> None:
             write(installed, torch, Path(os.environ["TIGHTFIT_LIVE_FOLDER"]) / f"{pid}.json")
 
     atexit.register(tell)
+
+
+@contextmanager
+def ending_at_once() -> Iterator[None]:
+    """Let Ctrl-C end the process, which has done nothing yet.
+
+    An exception would be lost: the compiler calls Python back, and drops what that raises.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def write(installed: Installed, torch: Any, path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from tightfit.experiments import cli
 from tightfit.experiments.live.command import _read
+from tightfit.experiments.live.process import ending_at_once
 from tightfit.experiments.recording import installed
 from tightfit.traces.jit import JIT
 
@@ -143,3 +145,18 @@ def test_what_processes_tell_is_put_together(tmp_path: Path) -> None:
     assert (served.process, served.device, served.name) == (3, 1, "GPU")
     assert served.driver == {"cudaMalloc": 2}
     assert failures == ["why"]
+
+
+def test_ctrl_c_ends_a_process_that_only_prepares_the_policy() -> None:
+    """The compiler drops exceptions, so that one would go on to run the program."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        with ending_at_once():
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # as under nohup
+        with ending_at_once():
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)

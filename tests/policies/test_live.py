@@ -269,7 +269,7 @@ def test_a_device_has_one_policy() -> None:
     ("text", "words"),
     [
         ("planned", "is told one iteration"),
-        ("lifetime_classes", "is told what an earlier part"),
+        ("lifetime_classes", "learns from a recorded program"),
         ("stitching", "at several addresses"),
         ("expandable:True", "nothing else; write 'pytorch:expandable_segments:True"),
         ("pytorch:max_split_size_mb:1", "max_split_size_mb"),
