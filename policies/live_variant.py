@@ -6,8 +6,8 @@ for: Python works out what the policy decides about that request, its own `round
 
 from __future__ import annotations
 
-import _thread
 import ctypes
+import signal
 import sys
 import threading
 import weakref
@@ -192,7 +192,8 @@ class LiveVariant:
             return self.learn(self.at, size, stream, *row)
         except KeyboardInterrupt:
             # It cannot pass through the C code that called, which asks once more.
-            threading.Timer(AGAIN_SECONDS, _thread.interrupt_main).start()
+            main = threading.main_thread().ident or 0
+            threading.Timer(AGAIN_SECONDS, signal.pthread_kill, (main, signal.SIGINT)).start()
             return 1
         except Exception as error:
             print(f"tightfit: {size:,} bytes: {error}", file=sys.stderr, flush=True)

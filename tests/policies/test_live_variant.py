@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import random
+import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -307,9 +308,12 @@ def test_a_rounding_that_fails_is_an_end_of_memory_and_said(capfd: Any) -> None:
 
 
 def test_ctrl_c_while_a_size_is_made_known_comes_after_the_call(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     served: list[int | None] = []
+    # A test run that was started in the background has it switched off.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     with called(native_variant("")) as live, pytest.raises(KeyboardInterrupt):
         row, pressed = LiveVariant._row, iter([True])
 
