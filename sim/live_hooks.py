@@ -173,11 +173,7 @@ def take_back(at, address, stream):
         wait_for_device(p)
     drop(p.table, entry)
     p.word[LIVE_BLOCKS] -= 1
-    number = number_of(p, stream)
-    if number == NO_STREAM:
-        wait_for_device(p)
-    else:
-        note_freed(p, s.addr[b] - FIRST_ADDRESS, s.size[b], number)
+    note_freed(p, s.addr[b] - FIRST_ADDRESS, s.size[b], stream)
     call3(p.word[FREE], p.word[STATE_AT], p.word[PLAN_AT], b)
     return np.int64(0)
 

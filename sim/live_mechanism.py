@@ -156,11 +156,7 @@ def take_back(at, address, stream):
     p.word[LIVE_BLOCKS] -= 1
     m.g[ALLOCATED] -= m.size[b]
     m.g[REQUESTED] -= asked
-    number = number_of(p, stream)
-    if number == NO_STREAM:
-        wait_for_device(p)
-    else:
-        note_freed(p, m.addr[b] - FIRST_ADDRESS, m.size[b], number)
+    note_freed(p, m.addr[b] - FIRST_ADDRESS, m.size[b], stream)
     call2(p.word[FREE], p.word[STATE_AT], b)
     return np.int64(0)
 

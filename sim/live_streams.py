@@ -54,12 +54,16 @@ def wait_for_device(p):
 
 @inline
 def note_freed(p, offset, size, stream):
-    """Memory was given back on the stream of a number, whose work may still use it."""
+    """Memory was given back on a stream, whose work may still use it."""
+    number = number_of(p, stream)
+    if number == NO_STREAM:
+        wait_for_device(p)
+        return
     now = p.word[EPOCH] << 16
     for k in range(first_page(offset), end_page(offset, size)):
         before = p.freed[k]
-        is_shared = before >= now and before != now | stream
-        p.freed[k] = now | (MANY if is_shared else stream)
+        is_shared = before >= now and before != now | number
+        p.freed[k] = now | (MANY if is_shared else number)
 
 
 @inline
