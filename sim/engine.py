@@ -64,6 +64,7 @@ from .state import (
     SPARES_NEEDED,
     STOP_AT_OOM,
     SYNCS,
+    lane_of,
 )
 from .stats import track_malloc
 from .view import view
@@ -122,7 +123,6 @@ def _cut_front(s, b, need, g):
     s.size[piece] = need
     s.addr[piece] = s.addr[b]
     s.order[piece] = order_of_piece(s, b)
-    s.lane[piece] = s.lane[b]
     if has_holes(s):
         s.phase[piece] = s.phase[b]
         s.tag[piece] = (g << BIN_SHIFT) | (s.tag[b] & KIND_MASK)
@@ -141,7 +141,7 @@ def carve_new(s, b, q, did_split):
         s.addr[b] += need
         place(s, b)
         return piece
-    g = rank(s, np.int64(s.lane[b]), s.size[b])
+    g = rank(s, lane_of(s, b), s.size[b])
     s.tag[b] = (g << BIN_SHIFT) | (s.tag[b] & KIND_MASK)
     return b
 
@@ -299,7 +299,7 @@ def play(policy, assumed, events, start, state, plan, out):
                 elif op == FREE_LATER:
                     free_later(s, b, slot)
                 else:
-                    complete(s, b)
+                    complete(s, slot)
         else:
             rare_op(s, op, slot)
         i += 1

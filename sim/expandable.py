@@ -27,18 +27,21 @@ from .driver import (
 from .index import gather, insert, next_in_heap, rank, remove
 from .spares import drop_id, new_id
 from .state import (
+    BIN_SHIFT,
+    BINS,
     FREE,
     FRONTIER,
     IS_EXPANDABLE,
-    KIND_MASK,
     LANE_WORDS,
     NEED,
     PAGE,
     REFUSES_SMALL_RESERVE,
     RESERVE_BYTES,
+    STATE_MASK,
     UNMAPPED,
     USED,
     before,
+    lane_of,
     page_of,
     state_of,
     take_order,
@@ -56,14 +59,14 @@ def home(s, lane, following, size):
 @apart
 def place(s, b):
     """Put a block into the free set, wherever it belongs."""
-    insert(s, b, home(s, np.int64(s.lane[b]), np.int64(s.next[b]), s.size[b]))
+    insert(s, b, home(s, lane_of(s, b), np.int64(s.next[b]), s.size[b]))
 
 
 @apart
 def insert_unmapped(s, b):
     """Mark b unmapped and enter it in its lane's list, ascending address."""
-    lane = np.int64(s.lane[b])
-    s.tag[b] = (s.tag[b] & KIND_MASK) | UNMAPPED
+    lane = lane_of(s, b)
+    s.tag[b] = (s.tag[b] & ~STATE_MASK) | UNMAPPED
     x, left = np.int64(s.unmapped[lane]), np.int64(0)
     while x != 0 and s.addr[x] < s.addr[b]:
         left = x
@@ -78,7 +81,7 @@ def insert_unmapped(s, b):
 @apart
 def remove_unmapped(s, b):
     """Take b out of its lane's list; its tag is left for the caller to set."""
-    lane = np.int64(s.lane[b])
+    lane = lane_of(s, b)
     x, left = np.int64(s.unmapped[lane]), np.int64(0)
     while x != b:
         left = x
@@ -97,9 +100,7 @@ def cut(s, b, size):
     s.size[piece] = size
     s.addr[piece] = s.addr[b]
     s.phase[piece] = s.phase[b]
-    s.lane[piece] = s.lane[b]
-    s.asked[piece] = 0
-    s.tag[piece] = s.tag[b] & KIND_MASK
+    s.tag[piece] = s.tag[b] & ~STATE_MASK
     left = np.int64(s.prev[b])
     s.prev[piece] = left
     s.next[left] = piece
@@ -134,7 +135,7 @@ def map_pages(s, b, wanted, try_op):
         The free block that now covers the pages, merged with its free neighbours; 0 if the device
         was full (nothing has changed then).
     """
-    lane = np.int64(s.lane[b])
+    lane = lane_of(s, b)
     page = page_of(s, b)
     size = (wanted + page - 1) // page * page
     start = s.addr[b]
@@ -147,7 +148,7 @@ def map_pages(s, b, wanted, try_op):
     remove_unmapped(s, b)
     s.addr[b] = start
     s.phase[b] = start % page
-    s.tag[b] = (s.tag[b] & KIND_MASK) | USED
+    s.tag[b] = (s.tag[b] & ~STATE_MASK) | USED
     if size < s.size[b]:
         # b becomes the mapped front; what is left is a new block, as in PyTorch
         rest = new_id(s)
@@ -155,8 +156,6 @@ def map_pages(s, b, wanted, try_op):
         s.size[rest] = s.size[b] - size
         s.addr[rest] = start + size
         s.phase[rest] = s.phase[b]
-        s.lane[rest] = lane
-        s.asked[rest] = 0
         s.tag[rest] = s.tag[b]
         right = np.int64(s.next[b])
         s.prev[rest] = b
@@ -196,9 +195,7 @@ def new_reservation(s, lane, needed):
     s.phase[b] = a % page
     s.prev[b] = 0
     s.next[b] = 0
-    s.lane[b] = lane
-    s.asked[b] = 0
-    s.tag[b] = IS_EXPANDABLE
+    s.tag[b] = (s.lanes[lane * LANE_WORDS + BINS] << BIN_SHIFT) | IS_EXPANDABLE
     insert_unmapped(s, b)
     return b
 
@@ -252,7 +249,7 @@ def grow_segment(s, q, lane, try_op):
 @apart
 def unmap(s, b):
     """Return the whole pages inside free block b to the driver."""
-    lane = np.int64(s.lane[b])
+    lane = lane_of(s, b)
     page = page_of(s, b)
     offset = s.addr[b] - s.phase[b]
     start = (offset + page - 1) // page * page + s.phase[b]
@@ -270,9 +267,7 @@ def unmap(s, b):
         s.size[right] = s.addr[b] + s.size[b] - end
         s.addr[right] = end
         s.phase[right] = s.phase[b]
-        s.lane[right] = lane
-        s.asked[right] = 0
-        s.tag[right] = s.tag[b] & KIND_MASK
+        s.tag[right] = s.tag[b] & ~STATE_MASK
         following = np.int64(s.next[b])
         s.prev[right] = b
         s.next[right] = following
@@ -280,7 +275,7 @@ def unmap(s, b):
         s.next[b] = right
         s.size[b] = end - start
     x = np.int64(s.prev[b])
-    s.tag[b] = (s.tag[b] & KIND_MASK) | UNMAPPED
+    s.tag[b] = (s.tag[b] & ~STATE_MASK) | UNMAPPED
     if x != 0 and state_of(s, x) == UNMAPPED:
         remove_unmapped(s, x)
         absorb(s, b, x)

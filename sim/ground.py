@@ -115,7 +115,7 @@ def grown(buffer: np.ndarray, slots: int, classes: int, own: int, hints: int = 1
 @inline
 def new_block(m):
     """Take an unused row; the replay loop guarantees that some are left."""
-    return take_row(m)
+    return take_row(m, 1)
 
 
 @inline

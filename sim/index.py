@@ -28,6 +28,7 @@ from .state import (
     FIRST_BIN,
     FREE,
     FRONTIER,
+    ID_STEP,
     KIND_MASK,
     LANE_WORDS,
     POOL,
@@ -35,6 +36,7 @@ from .state import (
     STATE_MASK,
     TOP_UNITS,
     before,
+    lane_of,
 )
 
 UNIT_BITS = 9  # sizes are multiples of 512 bytes
@@ -151,7 +153,8 @@ def merge_pairs(s, x):
 def _stamp(s, b):
     # A block's garbage-collection age counts from when it last entered the free set.
     if keeps_ages(s):
-        s.born[b] = s.pool[s.lanes[s.lane[b] * LANE_WORDS + POOL] * POOL_WORDS + CLOCK]
+        pool = s.lanes[lane_of(s, b) * LANE_WORDS + POOL]
+        s.born[b // ID_STEP] = s.pool[pool * POOL_WORDS + CLOCK]
 
 
 @inline

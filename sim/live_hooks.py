@@ -50,6 +50,7 @@ from .state import (
     DEAD,
     DRIVER_USED,
     HIGHEST_ID,
+    ID_STEP,
     NOW,
     OOMS,
     SPARES,
@@ -76,7 +77,7 @@ def keep_blocks(at):
     """Leave mapped what is under any block."""
     p = live_at(at)
     s = view_of_two(p.word[STATE_AT], p.word[PLAN_AT])
-    for b in range(1, s.g[HIGHEST_ID] + 1):
+    for b in range(ID_STEP, s.g[HIGHEST_ID] + 1, ID_STEP):
         state = state_of(s, b)
         if state != DEAD and state != UNMAPPED:
             keep(p, s.addr[b] - FIRST_ADDRESS, s.size[b])

@@ -43,6 +43,7 @@ from .state import (
     FRONTIER,
     HIGHEST_ID,
     HUGE,
+    ID_STEP,
     KIND_MASK,
     LANE,
     LANE_WORDS,
@@ -54,6 +55,7 @@ from .state import (
     SEGMENT,
     STATE_MASK,
     UNMAPPED,
+    lane_of,
     state_of,
 )
 
@@ -112,9 +114,9 @@ def _place_of(s, base, n, need):
 
 
 @inline
-def _make_room(s, p, row, room):
+def _make_room(s, p, lane, room):
     """Give a lane, whose bins are empty, room for more of them; whether there was some."""
-    to = p.word[N_BINS]
+    to, row = p.word[N_BINS], lane * LANE_WORDS
     if to + room > MOST_BINS:
         return False
     p.word[N_BINS] = to + room
@@ -122,6 +124,8 @@ def _make_room(s, p, row, room):
     old, n = s.lanes[row + BINS], s.lanes[row + FRONTIER] - s.lanes[row + BINS] - 1
     for k in range(n):
         s.limits[to + k] = s.limits[old + k]
+    for g in range(to, to + room):
+        s.lane_of_bin[g] = lane
     s.lanes[row + BINS] = to
     s.lanes[row + FRONTIER] = to + max(n, 0) + 1
     s.lanes[row + ROOM] = room
@@ -146,9 +150,9 @@ def _rank_cells(s, row):
 @inline
 def _put_blocks(s, lane):
     """Put every block of a lane, whose bins are empty, where it belongs."""
-    for b in range(1, s.g[HIGHEST_ID] + 1):
+    for b in range(ID_STEP, s.g[HIGHEST_ID] + 1, ID_STEP):
         state = state_of(s, b)
-        if s.lane[b] != lane or state == DEAD or state == UNMAPPED:
+        if state == DEAD or state == UNMAPPED or lane_of(s, b) != lane:
             continue
         kept = np.int64(s.tag[b]) & (KIND_MASK | STATE_MASK)
         if state == FREE:
@@ -170,7 +174,7 @@ def _add_size(s, p, lane, need, at):
     n = s.lanes[row + FRONTIER] - before - 1
     for g in range(before, before + n + 2):
         clear(s, g)
-    if n + 3 > s.lanes[row + ROOM] and not _make_room(s, p, row, 2 * s.lanes[row + ROOM]):
+    if n + 3 > s.lanes[row + ROOM] and not _make_room(s, p, lane, 2 * s.lanes[row + ROOM]):
         _put_blocks(s, lane)
         return False
     base = s.lanes[row + BINS]
@@ -208,7 +212,7 @@ def add_class(s, p, size, number, need, segment, least_rest, ceiling, is_small):
     lane = number + (0 if is_small != 0 else MOST_LANES)
     row = lane * LANE_WORDS
     if s.lanes[row + ROOM] == 0:
-        if not _make_room(s, p, row, np.int64(FEW_BINS)):
+        if not _make_room(s, p, lane, np.int64(FEW_BINS)):
             return False
         s.limits[s.lanes[row + BINS]] = HUGE
         end = s.lanes[row + POOL] * POOL_WORDS + END_LANE

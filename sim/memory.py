@@ -18,7 +18,7 @@ import numpy as np
 from ..traces.jit import JIT, inline
 
 ALIGN = 64  # bytes; every field starts on a cache line
-RECORD = 64  # bytes of a table's row
+WORD = 8  # bytes
 
 if JIT and not TYPE_CHECKING:
     import operator
@@ -87,7 +87,7 @@ if JIT and not TYPE_CHECKING:
     i4_at, f8_at = _pointer(types.int32), _pointer(types.float64)
 
     class Column(types.Type):
-        """Pointer to a table of records, of which it means one column.
+        """Pointer to a table of records, of which it means one column; an index is a record's id.
 
         All columns of a table are one and the same pointer, so that a loop needs one register.
         """
@@ -114,7 +114,7 @@ if JIT and not TYPE_CHECKING:
 
     def _cell(context: Any, builder: Any, column: Any, pointer: Any, index: Any) -> Any:
         word = ir.IntType(64)
-        row = builder.mul(index, ir.Constant(word, RECORD))
+        row = builder.mul(index, ir.Constant(word, WORD))
         offset = builder.add(row, ir.Constant(word, column.offset))
         at = builder.gep(pointer, [offset], source_etype=ir.IntType(8))
         return builder.bitcast(at, context.get_value_type(column.element).as_pointer())
@@ -186,28 +186,37 @@ class Buffer:
 
     Word 0 of a buffer holds its size in bytes, word 1 + k the byte offset of field k, so that
     compiled code finds the fields from the buffer's address alone; a table has one offset. The
-    columns of a record share a cache line.
+    columns of a record lie side by side. A record is known by an id: where it lies in the table, in
+    words, which the processor adds to an address without further ado. Record 0 is nobody's.
 
     Args:
         fields: (name, NumPy type code "i8"/"u8"/"i4"/"f8", length: a number or a dimension name).
         records: the dimension that counts the table's rows.
-        columns: (name, type code "i8"/"i4") of the table's columns, at most RECORD bytes together.
+        columns: (name, type code "i8"/"i4") of the table's columns; one that begins where another
+            does, as they are never in use together, also names that one.
+
+    Attributes:
+        step: words of a record, and from one id to the next.
     """
 
     def __init__(
         self,
         fields: list[tuple[str, str, int | str]],
         records: str = "",
-        columns: Sequence[tuple[str, str]] = (),
+        columns: Sequence[tuple[str, ...]] = (),
     ) -> None:
-        self.fields, self.records, self.columns = fields, records, list(columns)
+        self.fields, self.records = fields, records
+        self.columns = [(c[0], c[1]) for c in columns]
         self.names = [f[0] for f in fields] + [c[0] for c in columns]
-        widths = [np.dtype(code).itemsize for _, code in columns]
-        self.column_offsets = [sum(widths[:k]) for k in range(len(widths))]
+        offset_of: dict[str, int] = {}
+        end = 0
+        for name, code, *over in columns:
+            offset_of[name] = offset_of[over[0]] if over else end
+            end = max(end, offset_of[name] + np.dtype(code).itemsize)
+        self.column_offsets = list(offset_of.values())
+        self.step = -(-end // WORD)
         # The next run's dimensions are often the same.
         self._header = lru_cache(64)(self._made_header)
-        if sum(widths) > RECORD:
-            raise ValueError(f"columns take {sum(widths)} bytes, expected at most {RECORD}")
         n = len(fields)
         last = n - 1 + bool(records)
         codes = [np.dtype(f[1]) for f in fields] + [np.dtype(c[1]) for c in self.columns]
@@ -221,7 +230,7 @@ class Buffer:
                 slice(None)
                 if k < n
                 else slice(self.column_offsets[k - n] // codes[k].itemsize, None,
-                           RECORD // codes[k].itemsize),
+                           WORD // codes[k].itemsize),
             )
             for k, name in enumerate(self.names)
         }  # fmt: skip
@@ -233,7 +242,7 @@ class Buffer:
             for _, code, length in self.fields
         ]
         if self.records:
-            spans.append(dimensions[self.records] * RECORD)
+            spans.append(dimensions[self.records] * self.step * WORD)
         offset = -(-(len(spans) + 1) * 8 // ALIGN) * ALIGN
         offsets = [offset]
         for span in spans:
@@ -261,12 +270,12 @@ class Buffer:
         header.flags.writeable = False
         return header
 
-    def renewed(self, buffer: np.ndarray, rows: int, **dimensions: int) -> np.ndarray | None:
+    def renewed(self, buffer: np.ndarray, end: int, **dimensions: int) -> np.ndarray | None:
         """A used buffer as `new` would make it; None if its dimensions are others.
 
         Args:
             buffer: modified in place.
-            rows: number of the table's first rows that may have been written.
+            end: id behind the last record that may have been written.
             dimensions: as for `new`.
         """
         header = self._header(**dimensions)
@@ -275,7 +284,7 @@ class Buffer:
             return None
         table = int(header[-1]) >> 3
         buffer[n:table] = 0
-        buffer[table : table + rows * (RECORD >> 3)] = 0
+        buffer[table : table + end] = 0
         return buffer
 
     def views(self, buffer: np.ndarray) -> Fields:

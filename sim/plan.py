@@ -64,6 +64,7 @@ class Plan:
         lanes: shape (L, LANE_WORDS) int64, the lane table.
         pools: shape (P, POOL_WORDS) int64, the initial pool table.
         n_bins: bins used, bin 0 (which stays empty) included.
+        lane_of_bin: shape (n_bins,).
         lane_of: (pool, is_small, stream) -> lane.
         asked: shape (R + 1,); requested bytes by class.
     """
@@ -73,6 +74,7 @@ class Plan:
     lanes: np.ndarray
     pools: np.ndarray
     n_bins: int
+    lane_of_bin: np.ndarray
     lane_of: dict[tuple[int, int, int], int]
     asked: np.ndarray
 
@@ -231,6 +233,7 @@ def build_plan(program: Program, parts: Sequence[Requests], start: Layout | None
     lanes = np.zeros((n_lanes, LANE_WORDS), np.int64)
     finest = FINE if program.n_ops > LONG_TRACE and n_lanes <= 8 else COARSE
     limits: list[np.ndarray] = [np.zeros(1, np.int64)]
+    bins_of_lane: list[int] = []
     cells: list[np.ndarray] = []
     n_cells = 0
     n_bins = 1
@@ -255,7 +258,9 @@ def build_plan(program: Program, parts: Sequence[Requests], start: Layout | None
         units = np.append(-(-sizes // UNIT), CELL_LIMIT)
         cells.append((n_bins + counts) << CELL_BIN | np.minimum(units[counts], CELL_LIMIT))
         n_cells += len(counts)
-        n_bins += len(sizes) + 2
+        bins_of_lane.append(len(sizes) + 2)
+        n_bins += bins_of_lane[-1]
+    lane_of_bin = np.append(0, np.repeat(np.arange(n_lanes), bins_of_lane))
 
     lanes[lane, CAPTURED] = np.concatenate([p.captured for p in parts])
     if start is not None:
@@ -278,6 +283,7 @@ def build_plan(program: Program, parts: Sequence[Requests], start: Layout | None
     )
     fields = PLAN.views(buffer)
     fields["limits"][:n_bins] = np.concatenate(limits)
+    fields["lane_of_bin"][:n_bins] = lane_of_bin
     if n_cells:
         fields["cells"][:n_cells] = np.concatenate(cells)
     if calls:
@@ -299,4 +305,4 @@ def build_plan(program: Program, parts: Sequence[Requests], start: Layout | None
         lanes[:, EXPANDS] = np.where(keys[:, 0] > 0, in_pools[1], in_pools[0])
         fields["lanes"][: lanes.size] = lanes.ravel()
     asked = np.append(0, program.req_size)
-    return Plan(buffer, tuple(buffers[1:]), lanes, pools, n_bins, lane_of, asked)
+    return Plan(buffer, tuple(buffers[1:]), lanes, pools, n_bins, lane_of_bin, lane_of, asked)

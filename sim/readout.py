@@ -11,9 +11,11 @@ from .memory import Fields
 from .packing import Packed
 from .plan import Plan
 from .state import (
+    BIN_SHIFT,
     DEAD,
     FIRST_PENDING,
     HIGHEST_ID,
+    ID_STEP,
     IS_EXPANDABLE,
     IS_SMALL,
     POOL,
@@ -49,15 +51,29 @@ def chains(f: Fields) -> tuple[np.ndarray, np.ndarray]:
             ranges included) in address order too.
         head: shape (n,) bool; the first block of each.
     """
-    top = int(f["g"][HIGHEST_ID]) + 1
-    tag = f["tag"][1:top]
-    heads = np.flatnonzero(((tag & STATE_MASK) != DEAD) & (f["prev"][1:top] == 0)) + 1
+    ever = np.arange(ID_STEP, int(f["g"][HIGHEST_ID]) + 1, ID_STEP)
+    heads = ever[((f["tag"][ever] & STATE_MASK) != DEAD) & (f["prev"][ever] == 0)]
     heads = heads[np.argsort(f["addr"][heads], kind="stable")]
     # along the chains: a reservation's virtual range may overlap other segments' addresses when
     # the recorded device was smaller than assumed
-    ids = np.zeros(top, np.int64)
+    ids = np.zeros(len(ever), np.int64)
     ids = ids[: follow(heads, f["next"], ids)]
     return ids, f["prev"][ids] == 0
+
+
+def lanes_of(f: Fields, ids: np.ndarray, plan: Plan) -> np.ndarray:
+    """Lane of each block."""
+    return plan.lane_of_bin[f["tag"][ids] >> BIN_SHIFT]
+
+
+def pending_slots(f: Fields) -> list[int]:
+    """Slots whose blocks are pending, in order of request."""
+    slots = []
+    after = int(f["g"][FIRST_PENDING])
+    while after:
+        slots.append(after - 1)
+        after = int(f["later"][after - 1])
+    return slots
 
 
 def read_layout(buffer: np.ndarray, plan: Plan, packed: Packed, n_played: int) -> Layout:
@@ -78,21 +94,19 @@ def read_layout(buffer: np.ndarray, plan: Plan, packed: Packed, n_played: int) -
     ids_kept = ids[keep]
     run = np.cumsum(starts)[keep] - 1
     n_runs = int(starts.sum())
-    lane = f["lane"][ids_kept].astype(np.int64)
+    lane = lanes_of(f, ids_kept, plan)
     size = f["size"][ids_kept]
     blocks = {name: np.zeros(len(ids_kept), d) for name, d in LAYOUT_BLOCK_COLUMNS.items()}
     blocks["address"][:] = f["addr"][ids_kept]
     blocks["size"][:] = size
     used = state[keep] == USED
-    pending = np.zeros(len(f["tag"]), bool)
-    b = int(f["g"][FIRST_PENDING])
-    while b:
-        pending[b] = True
-        b = int(f["sibling"][b])
+    top = int(f["g"][HIGHEST_ID]) + 1
+    pending = np.zeros(top, bool)
+    pending[f["slot"][pending_slots(f)]] = True
     blocks["state"][:] = np.where(used, np.where(pending[ids_kept], 2, 1), 0)
     asked = f["asked"][ids_kept]
     blocks["requested_size"][:] = np.where(used, asked, 0)
-    by_block = np.full(len(f["tag"]), -1, np.int64)
+    by_block = np.full(top, -1, np.int64)
     slots = f["slot"][: packed.n_slots]
     by_block[slots[slots > 0]] = alloc[slots > 0]
     blocks["alloc"][:] = np.where(used, by_block[ids_kept], -1)

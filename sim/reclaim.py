@@ -28,6 +28,7 @@ from .state import (
     FRONTIER,
     GC_BYTES,
     HELD,
+    ID_STEP,
     LANE,
     LANE_WORDS,
     LAST_PENDING,
@@ -46,6 +47,7 @@ from .state import (
     UNMAPPED,
     is_free,
     is_split,
+    lane_of,
     state_of,
 )
 from .stats import track_free_completed, track_free_requested
@@ -70,10 +72,10 @@ def coalesce(s, b, size):
     if not (left_free | right_free):
         g = np.int64(s.tag[b]) >> BIN_SHIFT  # a used block keeps the bin that its size has
         if has_holes(s) and state_of(s, right) == UNMAPPED:
-            g = s.lanes[np.int64(s.lane[b]) * LANE_WORDS + FRONTIER]
+            g = s.lanes[lane_of(s, b) * LANE_WORDS + FRONTIER]
         insert(s, b, g)
         return b, np.int64(0), np.int64(0)
-    total, addr, order, lane = size, s.addr[b], np.int64(s.order[b]), np.int64(s.lane[b])
+    total, addr, order, lane = size, s.addr[b], np.int64(s.order[b]), lane_of(s, b)
     into, following = right, right
     net_count = np.int64(0)
     if right_free:
@@ -104,7 +106,7 @@ def free_block(s, b, size):
     asked = s.asked[b]
     s.g[REQUESTED] -= asked
     if tracks(s):
-        lane = np.int64(s.lane[b])
+        lane = lane_of(s, b)
         expandable = is_expandable(s, b)
         b, net_count, net_bytes = coalesce(s, b, size)
         if is_split(s, b):
@@ -133,6 +135,19 @@ def _note_peaks(s):
     s.g[LATEST_PEAK] = 0
 
 
+@inline
+def add_pending(s, slot):
+    """The block of a slot is the last one that pends."""
+    last = s.g[LAST_PENDING]
+    s.earlier[slot] = last
+    s.later[slot] = 0
+    if last == 0:
+        s.g[FIRST_PENDING] = slot + 1
+    else:
+        s.later[last - 1] = slot + 1
+    s.g[LAST_PENDING] = slot + 1
+
+
 @apart
 def free_later(s, b, slot):
     """Free a block that other streams still use: it pends until complete() or a synchronize."""
@@ -141,30 +156,23 @@ def free_later(s, b, slot):
     s.g[PENDING] += s.size[b]
     if tracks(s):
         track_free_requested(s, b)
-    last = s.g[LAST_PENDING]
-    s.child[b] = slot
-    s.sibling[b] = 0
-    s.back[b] = last
-    if last == 0:
-        s.g[FIRST_PENDING] = b
-    else:
-        s.sibling[last] = b
-    s.g[LAST_PENDING] = b
+    add_pending(s, slot)
 
 
 @apart
-def complete(s, b):
-    """Complete a pending free."""
-    left, right = np.int64(s.back[b]), np.int64(s.sibling[b])
+def complete(s, slot):
+    """Complete the pending free of a slot's block."""
+    b = np.int64(s.slot[slot])
+    s.slot[slot] = 0
+    left, right = s.earlier[slot], s.later[slot]
     if left == 0:
         s.g[FIRST_PENDING] = right
     else:
-        s.sibling[left] = right
+        s.later[left - 1] = right
     if right == 0:
         s.g[LAST_PENDING] = left
     else:
-        s.back[right] = left
-    s.slot[s.child[b]] = 0
+        s.earlier[right - 1] = left
     _note_peaks(s)
     s.g[PENDING] -= s.size[b]
     free_block(s, b, s.size[b])
@@ -174,15 +182,15 @@ def complete(s, b):
 def synchronize(s, pool):
     """Wait for every stream: all pending frees complete, of one pool or (pool < 0) of all."""
     s.g[SYNCS] += 1
-    b = s.g[FIRST_PENDING]
-    while b != 0:
-        following = np.int64(s.sibling[b])
-        lane = np.int64(s.lane[b])
+    after = s.g[FIRST_PENDING]
+    while after != 0:
+        slot = after - 1
+        after = np.int64(s.later[slot])
+        b = np.int64(s.slot[slot])
+        lane = lane_of(s, b)
         if pool < 0 or s.lanes[lane * LANE_WORDS + POOL] >> 1 == pool:
-            asked = s.asked[b]
-            log(s, FREE_COMPLETED, s.addr[b], asked, lane)
-            complete(s, b)
-        b = following
+            log(s, FREE_COMPLETED, s.addr[b], s.asked[b], lane)
+            complete(s, slot)
 
 
 @apart
@@ -284,7 +292,7 @@ def collect_garbage(s):
         b = np.int64(s.scratch[k])
         if not is_split(s, b):
             count += 1
-            ages += clock - s.born[b]
+            ages += clock - s.born[b // ID_STEP]
     freed = np.int64(0)
     went_on = True
     while freed < target and went_on and count > 0:
@@ -294,7 +302,7 @@ def collect_garbage(s):
             b = np.int64(s.scratch[k])
             if b == 0 or not releasable(s, b):
                 continue
-            age = clock - s.born[b]
+            age = clock - s.born[b // ID_STEP]
             if age >= limit:
                 freed += s.size[b]
                 ages -= age

@@ -22,10 +22,14 @@ from .driver import (
 from .index import remove
 from .spares import drop_id, new_id
 from .state import (
+    BIN_SHIFT,
+    BINS,
+    LANE_WORDS,
     MAX_SPLIT,
     TRACK,
     USED,
     is_split,
+    lane_of,
     take_order,
 )
 from .stats import OVERSIZE_SEGMENTS, SEGMENTS, change
@@ -36,7 +40,7 @@ def new_segment(s, lane, size, try_op):
     """Ask the driver for a segment of `size` bytes.
 
     Returns:
-        A used block that is the whole segment, without a bin; 0 if the driver refused.
+        A used block that is the whole segment, with a bin of its lane; 0 if the driver refused.
 
     Source: CUDACachingAllocator.cpp, alloc_block.
     """
@@ -57,9 +61,7 @@ def new_segment(s, lane, size, try_op):
     s.phase[b] = 0
     s.prev[b] = 0
     s.next[b] = 0
-    s.lane[b] = lane
-    s.asked[b] = 0
-    s.tag[b] = USED
+    s.tag[b] = (s.lanes[lane * LANE_WORDS + BINS] << BIN_SHIFT) | USED
     return b
 
 
@@ -69,7 +71,7 @@ def release_segment(s, b):
 
     Source: CUDACachingAllocator.cpp, release_block.
     """
-    lane = np.int64(s.lane[b])
+    lane = lane_of(s, b)
     size = s.size[b]
     remove(s, b)
     give_memory(s, size, size)

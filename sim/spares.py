@@ -10,18 +10,22 @@ import numpy as np
 
 from ..traces.jit import inline
 from .memory import Fields
-from .state import DEAD, FRESH, HIGHEST_ID, SPARES
+from .state import DEAD, FRESH, HIGHEST_ID, ID_STEP, SPARES
 
 
 @inline
-def take_row(s):
-    """Take a spare row; the replay loops guarantee that one is left."""
+def take_row(s, step):
+    """Take a spare row; the replay loops guarantee that one is left.
+
+    Args:
+        step: from the name of a row to the next one's.
+    """
     left = s.g[SPARES] - 1
     s.g[SPARES] = left
     top = left - s.g[FRESH]
     if top < 0:
         s.g[FRESH] = left
-        b = s.g[HIGHEST_ID] + 1
+        b = s.g[HIGHEST_ID] + step
         s.g[HIGHEST_ID] = b
         return b
     return np.int64(s.spare[top])
@@ -37,7 +41,7 @@ def give_row(s, b):
 @inline
 def new_id(s):
     """Take a spare block id of a state."""
-    return take_row(s)
+    return take_row(s, ID_STEP)
 
 
 @inline

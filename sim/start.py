@@ -12,6 +12,7 @@ from .expandable import insert_unmapped, place
 from .index import rank
 from .packing import Packed
 from .plan import Plan
+from .reclaim import add_pending
 from .requests import Requests
 from .spares import new_id
 from .state import (
@@ -23,14 +24,12 @@ from .state import (
     CAPACITY,
     CLASS_WORDS,
     DRIVER_USED,
-    FIRST_PENDING,
     FREE,
     GRANULARITY,
     HELD,
     HUGE,
     IS_EXPANDABLE,
     LANE_WORDS,
-    LAST_PENDING,
     LIMIT,
     MAX_NON_SPLIT_ROUNDING,
     MAX_SPLIT,
@@ -190,10 +189,8 @@ def adopt(state, plan, rows):
         lane = rows[k, 3]
         s.addr[b] = rows[k, 0]
         s.size[b] = rows[k, 1]
-        s.lane[b] = lane
         s.phase[b] = rows[k, 5]
         s.order[b] = rows[k, 6]
-        s.asked[b] = s.classes[rows[k, 8] * CLASS_WORDS + ASKED]
         s.prev[b] = 0
         s.next[b] = 0
         if rows[k, 9] != 0:
@@ -203,20 +200,13 @@ def adopt(state, plan, rows):
         s.tag[b] = (rank(s, lane, s.size[b]) << BIN_SHIFT) | expandable | USED
         if rows[k, 2] == USED or rows[k, 2] == PENDING_ROW:
             s.slot[rows[k, 7]] = b
+            s.asked[b] = s.classes[rows[k, 8] * CLASS_WORDS + ASKED]
             s.g[REQUESTED] += s.asked[b]
             if rows[k, 2] == USED:
                 s.g[ALLOCATED] += s.size[b]
             else:
                 s.g[PENDING] += s.size[b]
-                last = s.g[LAST_PENDING]
-                s.child[b] = rows[k, 7]
-                s.sibling[b] = 0
-                s.back[b] = last
-                if last == 0:
-                    s.g[FIRST_PENDING] = b
-                else:
-                    s.sibling[last] = b
-                s.g[LAST_PENDING] = b
+                add_pending(s, rows[k, 7])
         if rows[k, 2] != UNMAPPED:
             s.g[RESERVED] += s.size[b]
             s.pool[s.lanes[lane * LANE_WORDS + POOL] * POOL_WORDS + HELD] += s.size[b]

@@ -37,8 +37,8 @@ from .memory import Buffer
     NEXT_ADDRESS,  # where the driver puts the next segment or reservation
     NEXT_ORDER,  # next creation counter of a segment (or block, release 2.12)
     IN_CAPTURE,
-    FIRST_PENDING,  # pending blocks in order of request, linked through sibling and back;
-    LAST_PENDING,  # `child` of a pending block holds its slot
+    FIRST_PENDING,  # slots of pending blocks in order of request, plus 1, linked through `later`
+    LAST_PENDING,  # and `earlier`; 0 = none
     LOG_ROWS,  # rows the log would have; beyond its capacity they are counted, not written
     SCRIPT_NEXT,  # first unconsumed row of the recorded driver script
     DIVERGED,  # how often the recorded driver was asked for what the recording does not show
@@ -143,6 +143,8 @@ STATE = Buffer(
         ("extra", "i8", 64),  # scratch of hook-based policies, part of the state
         ("spare", "i4", "blocks"),  # stack of block ids in use before
         ("slot", "i4", "slots"),  # block held by a slot, 0 = none
+        ("earlier", "i4", "slots"),  # neighbours among the pending ones, plus 1
+        ("later", "i4", "slots"),
         ("root", "i4", "bins"),  # heap of a bin, 0 = empty
         ("bits0", "u8", "words0"),  # non-empty bins
         ("bits1", "u8", "words1"),  # words of bits0 that are not empty, or were
@@ -151,29 +153,31 @@ STATE = Buffer(
         ("stat", "i8", "stats"),
         ("log", "i8", "log"),
         ("scratch", "i4", "blocks"),
+        # By row, not by id: pool clock when the block became free (garbage collection).
+        ("born", "i4", "blocks"),
     ],
     "blocks",
     [
         ("size", "i8"),  # bytes
         ("addr", "i8"),  # first byte
-        ("asked", "i8"),  # bytes of the request last served
-        ("order", "i4"),  # age of the segment or block; breaks ties of size before addr
-        ("tag", "i4"),  # bin << 4 | old page << 3 | expandable << 2 | state
         ("prev", "i4"),  # neighbours in the segment, 0 = none
         ("next", "i4"),
-        ("child", "i4"),  # pairing heap of a bin; `sibling` also links unmapped ranges
-        ("sibling", "i4"),
-        ("back", "i4"),  # left sibling or parent
-        ("lane", "i4"),
-        ("born", "i4"),  # pool clock when the block became free (garbage collection)
+        ("tag", "i4"),  # bin << 4 | old page << 3 | expandable << 2 | state
+        ("back", "i4"),  # left sibling or parent in the heap of its bin
+        ("child", "i4"),
+        ("sibling", "i4"),  # also links unmapped ranges
+        ("order", "i4"),  # age of the segment or block; breaks ties of size before addr
         ("phase", "i4"),  # expandable: base of the reservation modulo its page size
+        ("asked", "i8", "child"),  # used: bytes of the request served
     ],
 )
+ID_STEP = STATE.step  # from the id of a block to the next one's
 PLAN = Buffer(
     [
         ("classes", "i8", "classes"),
         ("lanes", "i8", "lanes"),
         ("limits", "i8", "bins"),  # least request size that is too large for the bin's blocks
+        ("lane_of_bin", "i4", "bins"),
         ("cells", "i8", "cells"),  # rank tables: see CELL_BIN
         ("script", "i8", "script"),  # op, action, addr, size per recorded driver call
     ]
@@ -192,9 +196,15 @@ def is_free(s, b):
 
 
 @inline
+def lane_of(s, b):
+    """Lane of a block: whatever it is, its tag names a bin of the lane."""
+    return np.int64(s.lane_of_bin[np.int64(s.tag[b]) >> BIN_SHIFT])
+
+
+@inline
 def page_of(s, b):
     """Bytes of a page of the expandable segment that block b lies in."""
-    row = np.int64(s.lane[b]) * LANE_WORDS
+    row = lane_of(s, b) * LANE_WORDS
     if (s.tag[b] & OLD_PAGE) != 0:
         return s.lanes[row + START_PAGE]
     return s.lanes[row + PAGE]

@@ -14,6 +14,7 @@ from .policy import Policy
 from .spares import all_spare, more_spare
 from .state import (
     HIGHEST_ID,
+    ID_STEP,
     LOG_CAPACITY,
     LOG_WORDS,
     NEXT_ADDRESS,
@@ -105,14 +106,14 @@ def _reused(dimensions: dict[str, int]) -> np.ndarray | None:
     if buffer is None:
         return None
     _kept.state = None
-    rows = int(STATE.views(buffer)["g"][HIGHEST_ID]) + 1
-    return STATE.renewed(buffer, rows, **dimensions)
+    end = int(STATE.views(buffer)["g"][HIGHEST_ID]) + ID_STEP
+    return STATE.renewed(buffer, end, **dimensions)
 
 
 def grown(buffer: np.ndarray, policy: Policy, plan: Plan, packed: Packed) -> np.ndarray:
     """Return the same state with twice the room for blocks."""
     old = STATE.views(buffer)
-    before = len(old["size"])
+    before = len(old["size"]) // ID_STEP
     blocks = 2 * before
     new_buffer = new_state(policy, plan, packed, blocks, int(old["opt"][LOG_CAPACITY]))
     new = STATE.views(new_buffer)

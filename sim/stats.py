@@ -21,6 +21,7 @@ from .state import (
     OOMS,
     SYNCS,
     is_split,
+    lane_of,
 )
 
 # Rows of s.stat: a statistic has three rows (all, small pool, large pool) of four values.
@@ -73,7 +74,7 @@ def change(s, statistic, lane, amount):
 @apart
 def track_malloc(s, b, q, did_split):
     """Block b was handed out for request class q, after being split or not."""
-    lane = np.int64(s.lane[b])
+    lane = lane_of(s, b)
     size = s.size[b]
     change(s, ALLOCATION, lane, 1)
     change(s, ALLOCATED_BYTES, lane, size)
@@ -98,7 +99,7 @@ def track_malloc(s, b, q, did_split):
 
 @apart
 def track_free_requested(s, b):
-    lane = np.int64(s.lane[b])
+    lane = lane_of(s, b)
     change(s, ALLOCATION, lane, -1)
     change(s, ALLOCATED_BYTES, lane, -s.size[b])
     if s.size[b] >= s.opt[MAX_SPLIT]:

@@ -21,7 +21,7 @@ from .memory import Fields
 from .packing import Packed
 from .period import Period
 from .plan import Plan
-from .readout import chains
+from .readout import chains, lanes_of, pending_slots
 from .state import (
     AGES,
     ALLOC_RETRIES,
@@ -30,11 +30,11 @@ from .state import (
     DEVICE_ALLOCS,
     DEVICE_FREES,
     DRIVER_USED,
-    FIRST_PENDING,
     FREE,
     FREEABLE,
     HELD,
     HIGHEST_ID,
+    ID_STEP,
     IN_CAPTURE,
     IS_EXPANDABLE,
     KIND_MASK,
@@ -95,33 +95,28 @@ class Mark:
 def take_mark(f: Fields, packed: Packed, plan: Plan) -> Mark:
     """Look at a state's fields; two with equal forms have the same future up to names."""
     ids, head = chains(f)
-    tag, order = f["tag"][ids], f["order"][ids]
+    tag, order, lane = f["tag"][ids], f["order"][ids], lanes_of(f, ids, plan)
     is_used = tag & STATE_MASK == USED
     slots = f["slot"][: packed.n_slots]
-    owner = np.zeros(len(f["tag"]), np.int64)
+    owner = np.zeros(int(f["g"][HIGHEST_ID]) + 1, np.int64)
     owner[slots] = np.arange(len(slots))
-    pending = []
-    b = int(f["g"][FIRST_PENDING])
-    while b:
-        pending.append(int(f["child"][b]))
-        b = int(f["sibling"][b])
     pools = f["pool"][: plan.pools.size].reshape(-1, POOL_WORDS)
     form = [
         np.flatnonzero(head),
         f["size"][ids],
         tag & (STATE_MASK | KIND_MASK),
-        f["lane"][ids],
+        lane,
         np.where(is_used, owner[ids], 0),
         np.where(is_used, f["asked"][ids], 0),
         np.unique(order, return_inverse=True)[1] if order.any() else order,
-        np.array(pending, np.int64),
+        np.array(pending_slots(f), np.int64),
         pools[:, [FREEABLE, HELD]],
         f["g"][SAME],
         f["extra"].copy(),
     ]
     if f["opt"][AGES]:
-        clock = pools[plan.lanes[f["lane"][ids], POOL], CLOCK]
-        form.append(np.where(tag & STATE_MASK == FREE, clock - f["born"][ids], 0))
+        clock = pools[plan.lanes[lane, POOL], CLOCK]
+        form.append(np.where(tag & STATE_MASK == FREE, clock - f["born"][ids // ID_STEP], 0))
     return Mark(form, f["addr"][ids][head], f["g"].copy(), f["stat"].copy(), pools[:, CLOCK].copy())
 
 
@@ -155,7 +150,7 @@ def skip_ahead(
         is_due = at - marked >= power * unit
         spent += GLANCE
         if is_due or (mark is not None and np.array_equal(g[SAME], mark.g[SAME])):
-            spent += MARK + PER_BLOCK * int(g[HIGHEST_ID])
+            spent += MARK + PER_BLOCK * int(g[HIGHEST_ID]) // ID_STEP
             if spent > stretch * (SHARE if looks > 1 else SOON):
                 return 0
             now = take_mark(f, packed, plan)
@@ -186,8 +181,8 @@ def _advance(f: Fields, plan: Plan, mark: Mark, now: Mark, cycles: int) -> None:
     if not (ticks.any() or has_moved):
         return
     ids, head = chains(f)
-    lane = f["lane"][ids].astype(np.int64)
-    f["born"][ids] += ticks[plan.lanes[lane, POOL]].astype(np.int32)
+    lane = lanes_of(f, ids, plan)
+    f["born"][ids // ID_STEP] += ticks[plan.lanes[lane, POOL]].astype(np.int32)
     if has_moved:
         moved = (_addresses(mark, now, cycles) - now.base)[np.cumsum(head) - 1]
         f["addr"][ids] += moved

@@ -16,7 +16,7 @@ from tightfit.sim.policy import Policy
 from tightfit.sim.release import release
 from tightfit.sim.replay import replay
 from tightfit.sim.settings import OFF, Settings
-from tightfit.sim.state import HIGHEST_ID, STATE
+from tightfit.sim.state import HIGHEST_ID, ID_STEP, STATE
 from tightfit.traces.random_programs import random_size, random_steps, write
 from tightfit.traces.script import Script
 from tightfit.traces.units import GiB, KiB, MiB
@@ -97,7 +97,7 @@ def test_it_takes_no_row_of_the_table_unless_somebody_looks(
     is_seen: bool, rows: int, states: list[np.ndarray]
 ) -> None:
     replay_native(one_brief_block(), Settings(), release("2.15"), events=is_seen)
-    assert STATE.views(states[0])["g"][HIGHEST_ID] == rows
+    assert STATE.views(states[0])["g"][HIGHEST_ID] == rows * ID_STEP
 
 
 def test_a_policy_that_does_not_say_it_leaves_no_trace_sees_every_block(
@@ -106,4 +106,4 @@ def test_a_policy_that_does_not_say_it_leaves_no_trace_sees_every_block(
     packed = one_brief_block()
     requests = requests_of(packed.program, Settings(), release("2.15"), Device())
     replay(packed, Policy("another", "the test", PYTORCH.hooks), requests)
-    assert STATE.views(states[0])["g"][HIGHEST_ID] == 2
+    assert STATE.views(states[0])["g"][HIGHEST_ID] == 2 * ID_STEP

@@ -66,7 +66,6 @@ def put_block(state, plan, size, is_free):
     b = new_id(s)
     s.size[b] = size
     s.addr[b] = b << 20
-    s.lane[b] = 0
     g = index.rank(s, np.int64(0), s.size[b])
     s.tag[b] = g << BIN_SHIFT | USED
     if is_free:

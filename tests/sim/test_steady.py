@@ -19,7 +19,7 @@ from tightfit.sim.packing import Packed, pack
 from tightfit.sim.release import Release, release
 from tightfit.sim.run import Run
 from tightfit.sim.settings import OFF, Settings
-from tightfit.sim.state import HIGHEST_ID
+from tightfit.sim.state import HIGHEST_ID, ID_STEP
 from tightfit.traces.errors import TraceError
 from tightfit.traces.history import lift
 from tightfit.traces.load import load
@@ -148,7 +148,7 @@ def test_looking_in_vain_ends_when_it_has_cost_its_share(
     marks: list[int] = []
 
     def never_the_same(f: Fields, *rest: Any) -> steady.Mark:
-        marks.append(steady.MARK + steady.PER_BLOCK * int(f["g"][HIGHEST_ID]))
+        marks.append(steady.MARK + steady.PER_BLOCK * int(f["g"][HIGHEST_ID]) // ID_STEP)
         mark = take_mark(f, *rest)
         mark.form[0] = np.array([len(marks)])
         return mark
