@@ -46,6 +46,7 @@ from ..sim.start import set_options
 from ..sim.state import (
     ALLOCATED,
     CELL_BITS,
+    CELL_ZEROS,
     CELLS,
     CLASS_WORDS,
     END_LANE,
@@ -249,7 +250,7 @@ def _empty_plan(requests: Requests) -> np.ndarray:
     lanes[:, START_PAGE] = lanes[:, LANE_PAGE]
     lanes[:, EXPANDS] = requests.expands.any()
     lanes[:, CELLS] = np.arange(n) * LANE_CELLS
-    lanes[:, CELL_BITS] = RANK_BITS
+    lanes[:, CELL_BITS], lanes[:, CELL_ZEROS] = RANK_BITS, 63 - RANK_BITS
     lanes[:, LANE_TOP] = TOP_UNITS
     return plan
 

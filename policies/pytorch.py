@@ -54,6 +54,8 @@ def choose(s, q):
     else:
         b = find(s, q)
     if s.size[b] >= s.classes[q + CEILING]:  # of no block (0): 0
+        # Written so that compiled code has a branch here: what comes does not wait for the size.
+        s.g[REJECTED] = 0
         return np.int64(0)
     return b
 

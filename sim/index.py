@@ -15,13 +15,13 @@ import numpy as np
 from ..traces.jit import inline
 from .apart import apart
 from .assumed import keeps_ages
-from .memory import count_trailing_zeros, highest_bit
+from .memory import count_leading_zeros, count_trailing_zeros
 from .state import (
     BIN_SHIFT,
     BINS,
     CELL_BIN,
     CELL_BITS,
-    CELL_LIMIT,
+    CELL_ZEROS,
     CELLS,
     CLOCK,
     END_BIN,
@@ -50,10 +50,11 @@ def rank(s, lane, size):
     row = lane * LANE_WORDS
     units = min(size >> UNIT_BITS, s.lanes[row + TOP_UNITS])
     bits = s.lanes[row + CELL_BITS]
-    e = highest_bit(units | (1 << bits)) - bits  # 0 for sizes below the first octave
+    # 0 for sizes below the first octave
+    e = s.lanes[row + CELL_ZEROS] - count_leading_zeros(units | (1 << bits))
     cell = s.cells[s.lanes[row + CELLS] + (e << bits) + (units >> e)]
     # Without a branch, as most cells hold one limit at most; in one load, as what follows waits.
-    g = (cell >> CELL_BIN) + np.int64((cell & CELL_LIMIT) <= units)
+    g = (cell + units) >> CELL_BIN
     while s.limits[g] <= size:
         g += 1
     return g

@@ -144,7 +144,7 @@ def _rank_cells(s, row):
         while k < n and s.limits[base + k] <= least:
             k += 1
         limit = min((s.limits[base + k] + UNIT - 1) // UNIT, CELL_LIMIT)
-        s.cells[first + c] = (base + k) << CELL_BIN | limit
+        s.cells[first + c] = ((base + k + 1) << CELL_BIN) - limit
 
 
 @inline

@@ -38,12 +38,11 @@ if JIT and not TYPE_CHECKING:
         return types.int64(types.uint64), codegen
 
     @intrinsic
-    def highest_bit(typingctx, x):  # noqa: ANN001, ANN201
-        """Index of the highest set bit of a positive int64."""
+    def count_leading_zeros(typingctx, x):  # noqa: ANN001, ANN201
+        """Number of leading zero bits of a positive int64."""
 
         def codegen(context, builder, signature, args):  # noqa: ANN001, ANN202
-            zeros = builder.ctlz(args[0], ir.Constant(ir.IntType(1), 1))
-            return builder.sub(ir.Constant(ir.IntType(64), 63), zeros)
+            return builder.ctlz(args[0], ir.Constant(ir.IntType(1), 1))
 
         return types.int64(types.int64), codegen
 
@@ -176,9 +175,15 @@ else:
         """The array itself."""
         return array
 
-    def highest_bit(x: int) -> int:
-        """Index of the highest set bit of a positive int64."""
-        return int(x).bit_length() - 1
+    def count_leading_zeros(x: int) -> int:
+        """Number of leading zero bits of a positive int64."""
+        return 64 - int(x).bit_length()
+
+
+@inline
+def highest_bit(x):
+    """Index of the highest set bit of a positive int64."""
+    return 63 - count_leading_zeros(x)
 
 
 class Buffer:

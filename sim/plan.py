@@ -21,6 +21,7 @@ from .state import (
     CELL_BIN,
     CELL_BITS,
     CELL_LIMIT,
+    CELL_ZEROS,
     CELLS,
     CLASS_WORDS,
     END_BIN,
@@ -250,13 +251,13 @@ def build_plan(program: Program, parts: Sequence[Requests], start: Layout | None
         row[BINS] = n_bins
         row[FRONTIER] = n_bins + len(sizes) + 1
         row[CELLS] = n_cells
-        row[CELL_BITS] = bits
+        row[CELL_BITS], row[CELL_ZEROS] = bits, 63 - bits
         row[TOP_UNITS] = top_units
         rows[of_lane, FIRST_BIN] = n_bins + 1 + np.searchsorted(sizes, need[of_lane])
         rows[of_lane, END_BIN] = n_bins + len(sizes) + 1
         limits += [sizes, np.array([HUGE, 0])]
         units = np.append(-(-sizes // UNIT), CELL_LIMIT)
-        cells.append((n_bins + counts) << CELL_BIN | np.minimum(units[counts], CELL_LIMIT))
+        cells.append((n_bins + counts + 1 << CELL_BIN) - np.minimum(units[counts], CELL_LIMIT))
         n_cells += len(counts)
         bins_of_lane.append(len(sizes) + 2)
         n_bins += bins_of_lane[-1]

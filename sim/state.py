@@ -116,15 +116,18 @@ LANE_WORDS = 16
     FRONTIER,  # bin of free blocks that could grow into unmapped space
     CELLS,  # first cell of the rank table
     CELL_BITS,  # cells per octave = 2 ** CELL_BITS
+    CELL_ZEROS,  # leading zeros of a number of the first octave: 63 - CELL_BITS
     TOP_UNITS,  # from this many 512-byte units on, a block holds every request of the lane
     EXPANDS,  # 1: new memory of this lane is expandable
     IS_SMALL,  # 1: a lane of the small pool
     START_PAGE,  # bytes of an expandable page of the start layout
     CAPTURED,  # 1: only a capture can ask for memory of this lane
     ROOM,  # bins it has room for, where sizes are not known beforehand (live_plan.py); else 0
-) = range(13)
+) = range(14)
 
-# A cell of a rank table: bin of its smallest block << CELL_BIN | least larger request, in units
+# A cell of a rank table: (bin of its smallest block + 1 << CELL_BIN) - least larger request. Both
+# that and a size in units are less than 1 << CELL_BIN, so that the sum of a cell and a size has the
+# size's bin in its upper half.
 CELL_BIN, CELL_LIMIT = 32, (1 << 32) - 1
 
 # --- rows of the pool table (pool number * 2 + large) ---

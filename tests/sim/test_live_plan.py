@@ -17,6 +17,7 @@ from tightfit.sim.state import (
     BIN_SHIFT,
     BINS,
     CELL_BITS,
+    CELL_ZEROS,
     CLASS_WORDS,
     FRONTIER,
     LANE_WORDS,
@@ -86,7 +87,8 @@ class Growing:
             cells=LANE_CELLS, script=1,
         )  # fmt: skip
         self.lane = PLAN.views(self.plan)["lanes"]
-        self.lane[CELL_BITS], self.lane[LANE_TOP] = RANK_BITS, TOP_UNITS
+        self.lane[CELL_BITS], self.lane[CELL_ZEROS] = RANK_BITS, 63 - RANK_BITS
+        self.lane[LANE_TOP] = TOP_UNITS
         nobody = np.zeros(1, np.int64)
         known = np.zeros((MASK + 1) * KNOWN_WORDS, np.int64)
         fields: dict[str, Any] = dict.fromkeys(Live._fields, nobody)
