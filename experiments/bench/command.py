@@ -12,7 +12,9 @@ from ..options import AsJson
 if TYPE_CHECKING:
     from .timing import Speed
 
-EVENTS, QUICK_EVENTS = 1_000_000, 100_000
+# The aims were set at this length, at which the processor has learnt what of a pattern it can.
+EVENTS, QUICK_EVENTS = 2_000_000, 100_000
+LENGTHS = (10**4, 10**5, 10**6, 10**7)
 RUNS = 5
 HEAD = [
     "trace", "tightfit", "skipping", "std::set", "ratio", "PyTorch", "ratio", "plain Python",
@@ -134,7 +136,7 @@ def measure_all(n_ops: int, quick: bool) -> dict[str, Any]:
             ("cores", lambda: by_cores(n_ops, RUNS)),
             ("live_blocks", lambda: by_live_blocks(n_ops, RUNS, tens)),
             ("free_blocks", lambda: by_free_blocks(n_ops, RUNS, tens[:4])),
-            ("length", lambda: by_length(RUNS, (*tens, 10**7)[-len(tens) :])),
+            ("length", lambda: by_length(RUNS, LENGTHS[:2] if quick else LENGTHS)),
         ):
             report[name] = measured()
             advance()

@@ -205,6 +205,9 @@ def test_the_report_has_every_figure_and_a_page() -> None:
     assert set(report["patterns"]) == {n + x for n in PATTERNS for x in ("", "_expandable")}
     assert set(report["recorded"]) == {path.stem for path in recordings(quick=True)}
     assert report["compile_s"] > report["first_replay_s"]["warm"] > 0
+    for key, count in (("live_blocks", "live"), ("free_blocks", "free"), ("length", "events")):
+        counts = [row[count] for row in report[key]]
+        assert len(counts) > 1 and counts == sorted(set(counts)), key
     page = page_of(report)
     assert all(f"| {name} |" in page for name in report["patterns"])
 
