@@ -126,7 +126,8 @@ class Summary:
         # The host's pinned memory has an allocator of its own; the question is about the devices.
         main = max(self.devices, key=lambda d: (d.device >= 0, d.peak_reserved_bytes))
         where = f"device {main.device}" if main.device >= 0 else "pinned host memory"
-        line = f"{self.name}: {entries:,} entries; {where}: "
+        noun = "entry" if entries == 1 else "entries"
+        line = f"{self.name}: {entries:,} {noun}; {where}: "
         if not main.entries:
             return (
                 f"{line}final state only, {format_bytes(main.end_reserved_bytes)} reserved, "

@@ -174,7 +174,11 @@ def tune_policy(
 
 def _written(label: str, policy: AnyPolicy, values: Mapping[str, int]) -> str:
     """The policy with its values as a user writes them; defaults are left out."""
-    changed = [f"{k}={v}" for k, v in values.items() if v != policy.defaults[k]]
+    changed = [
+        f"{p.name}={p.written(values[p.name])}"
+        for p in policy.params
+        if values[p.name] != policy.defaults[p.name]
+    ]
     return ":".join([label, ",".join(changed)]) if changed else label
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..traces.errors import ConfigError, PolicyError, did_you_mean
-from ..traces.units import parse_bytes
+from ..traces.units import exact_bytes, parse_bytes
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,10 @@ class Param:
             except ConfigError as error:
                 raise PolicyError(str(error)) from None
         return self.check(value, where)
+
+    def written(self, value: int) -> str:
+        """A value as a user writes it, so that `parse` reads it."""
+        return exact_bytes(value) if self.unit == "bytes" else str(value)
 
 
 def parse_params(params: Sequence[Param], text: str, where: str) -> dict[str, int]:

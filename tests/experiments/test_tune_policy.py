@@ -42,6 +42,15 @@ def test_values_proposed_lie_within_their_ranges_and_begin_at_the_defaults() -> 
     assert min(v["page"] * v["share"] for v in seen) == 512 * 3
 
 
+@pytest.mark.parametrize("value", [512, 1536, 65536, 134217728, 134217729])
+def test_a_value_is_written_shortly_and_reads_back(value: int) -> None:
+    size = Param("size", 512, 0, 1 << 40, "bytes", "bytes")
+    count = Param("count", 512, 0, 1 << 40, "a plain number")
+    for param in (size, count):
+        assert param.parse(param.written(value), "here") == value
+    assert size.written(134217728) == "128MiB" and count.written(65536) == "65536"
+
+
 def test_the_example_is_tuned_and_never_gets_worse() -> None:
     code, out = tune(TRACE, "--policy", EXAMPLE, "--trials", "12", "--json")
     found = json.loads(out)
