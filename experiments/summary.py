@@ -140,7 +140,7 @@ class Summary:
             f"peak requested {format_bytes(main.peak_requested_bytes)}"
         )
         if main.wasted_at_peak is not None:
-            line += f" ({100 * main.wasted_at_peak:.1f} % wasted)"
+            line += f" ({100 * main.wasted_at_peak:.1f}% wasted)"
         return line
 
 

@@ -39,7 +39,7 @@ def bench(
             "--events",
             metavar="N",
             min=1000,
-            help=f"Length of every trace (default: {EVENTS:,}).",
+            help=f"Length of each pattern; recordings have half (default: {EVENTS:,}).",
             show_default=False,
         ),
     ] = None,
@@ -112,7 +112,7 @@ def measure_all(n_ops: int, quick: bool) -> dict[str, Any]:
         found: dict[str, dict[str, Speed]] = {"patterns": {}, "recorded": {}}
         for kind, made in (
             ("patterns", synthetic(n_ops)),
-            ("recorded", recorded(n_ops, quick)),
+            ("recorded", recorded(n_ops // 2, quick)),
         ):
             for case in made:
                 found[kind][case.name] = measure(case, RULES, RUNS)
@@ -134,8 +134,8 @@ def measure_all(n_ops: int, quick: bool) -> dict[str, Any]:
         )
         for name, measured in (
             ("cores", lambda: by_cores(n_ops, RUNS)),
-            ("live_blocks", lambda: by_live_blocks(n_ops, RUNS, tens)),
-            ("free_blocks", lambda: by_free_blocks(n_ops, RUNS, tens[:4])),
+            ("live_blocks", lambda: by_live_blocks(n_ops // 2, RUNS, tens)),
+            ("free_blocks", lambda: by_free_blocks(n_ops // 2, RUNS, tens[:4])),
             ("length", lambda: by_length(RUNS, LENGTHS[:2] if quick else LENGTHS)),
         ):
             report[name] = measured()

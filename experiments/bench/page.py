@@ -15,9 +15,10 @@ _HEAD = """# Performance
 
 Written by `tightfit bench --write docs/performance.md`; no number here was typed.
 
-{processor}, {cores} cores, {versions}; {date}. Every trace has {events:,} ops or a little more,
-a recording at least {times} repetitions. Figures are medians of {runs} runs, the simulators in turn
-in one process, and in every run the simulators must agree on what was reserved. {texts}
+{processor}, {cores} cores, {versions}; {date}. A pattern has {events:,} ops or a little more,
+a recording half of that and at least {times} repetitions, the traces that grow half of that too.
+Figures are medians of {runs} runs, the simulators in turn in one process, and in every run the
+simulators must agree on what was reserved. {texts}
 """
 
 
