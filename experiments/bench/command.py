@@ -61,7 +61,7 @@ def bench(
     """Measure the cost of an event on this machine.
 
     Six synthetic patterns and the shipped recordings, each in turn by tightfit and by a C++
-    simulator of the same allocator; then how the cost grows. Takes some minutes.
+    simulator of the same allocator; then how the cost grows. Takes a quarter of an hour.
     """
     from ..outfile import check_output
     from ..screen import emit_json
