@@ -11,6 +11,7 @@ from .options import AsJson, Force
 
 if TYPE_CHECKING:
     from ..policies.named import Described
+    from ..sim.param import Param
     from .policy_check import Report
 
 policy = typer.Typer(
@@ -33,8 +34,7 @@ def list_policies(as_json: AsJson = False) -> None:
     verdict(f"{len(found)} policies; your own: tightfit policy new my_fit.py")
     table("", ["policy", "kind", "honours", "is told beforehand"], [_row(d) for d in found])
     rows: list[list[str | int | float | None]] = [
-        [d.name, p.name, _value(p.default, p.unit), f"{_value(p.low, p.unit)} to "
-         f"{_value(p.high, p.unit)}", p.doc]
+        [d.name, p.name, _value(p, p.default), f"{_value(p, p.low)} to {_value(p, p.high)}", p.doc]
         for d in found if d.kind != "preset" for p in d.params
     ]  # fmt: skip
     table("parameters", ["policy", "parameter", "default", "range", "meaning"], rows)
@@ -48,11 +48,10 @@ def _row(d: Described) -> list[str | int | float | None]:
     return [d.name, d.kind, ", ".join(d.honours) or "nothing", d.knows or "nothing"]
 
 
-def _value(value: int, unit: str) -> str:
-    """A parameter's value as a user writes it, the shortest way."""
-    from ..traces.units import exact_bytes
-
-    return exact_bytes(value) if unit == "bytes" else f"{value:,}" + (f" {unit}" if unit else "")
+def _value(param: Param, value: int) -> str:
+    """A parameter's value as a user writes it, with its unit."""
+    unit = "" if param.unit == "bytes" else param.unit
+    return f"{param.written(value)} {unit}".rstrip()
 
 
 @policy.command("new")

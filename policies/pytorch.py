@@ -54,7 +54,8 @@ def choose(s, q):
     else:
         b = find(s, q)
     if s.size[b] >= s.classes[q + CEILING]:  # of no block (0): 0
-        # Written so that compiled code has a branch here: what comes does not wait for the size.
+        # Cleared so that compiled code has a branch here instead of a choice between two values:
+        # what comes does not wait for the size. Whoever asks the driver clears it anyway.
         s.g[REJECTED] = 0
         return np.int64(0)
     return b

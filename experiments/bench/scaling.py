@@ -80,6 +80,7 @@ def by_live_blocks(n_ops: int, runs: int, counts: tuple[int, ...]) -> list[dict[
         program = random_sizes(n_ops + 3 * live, live=live)
         case = make_case(f"random_{live}", program, Settings(), RULES)
         row = {"live": live, **_row(measure(case, RULES, runs, slow=False))}
+        row["packed_bytes"] = case.packed.events.nbytes
         touched = touched_bytes(partial(replay_afresh, case))
         rows.append(row | {"touched_bytes": row["memory_bytes"] if touched is None else touched})
     return rows

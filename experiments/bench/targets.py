@@ -24,6 +24,7 @@ SKIPPING = 10.0
 LINES_SECONDS, CORES = 1.2, 1.8
 FIRST_SECONDS, WARM_SECONDS = 5.0, 0.6
 BYTES_PER_LIVE_BLOCK, BYTES_PER_EVENT = 64, 8
+ENOUGH_LIVE_BLOCKS = 10**6  # fewer fit into memory that the process was given before
 
 
 def targets_of(report: dict[str, Any]) -> list[tuple[str, str, str, bool]]:
@@ -85,12 +86,15 @@ def targets_of(report: dict[str, Any]) -> list[tuple[str, str, str, bool]]:
     ):
         rows.append((what, f"<= {aim:g} s", f"{seconds:.2f} s", seconds <= aim))
     fewest, *_, most = report["live_blocks"]
-    used = (most["touched_bytes"] - fewest["touched_bytes"]) / (most["live"] - fewest["live"])
-    rows.append((
-        f"memory touched for each of {most['live']:,} live blocks, beside {BYTES_PER_EVENT} B an "
-        "event of the program",
-        f"<= {BYTES_PER_LIVE_BLOCK} B", f"{used:.1f} B", used <= BYTES_PER_LIVE_BLOCK,
-    ))  # fmt: skip
+    if most["live"] >= ENOUGH_LIVE_BLOCKS:
+        used = (most["touched_bytes"] - fewest["touched_bytes"]) / (most["live"] - fewest["live"])
+        of_event = most["packed_bytes"] / most["events"]
+        rows.append((
+            f"memory touched for each of {most['live']:,} live blocks, beside {of_event:.0f} B an "
+            "event of the program",
+            f"<= {BYTES_PER_LIVE_BLOCK} B", f"{used:.1f} B",
+            used <= BYTES_PER_LIVE_BLOCK and of_event <= BYTES_PER_EVENT,
+        ))  # fmt: skip
     return rows
 
 
