@@ -93,7 +93,7 @@ class LiveMechanism:
 
     def work(self) -> dict[str, int]:
         """Calls of the driver and their bytes, as in Run.work."""
-        return work_of(self.counters)
+        return work_of(self.counters.tolist())
 
     def reset_peaks(self) -> None:
         """Let every peak begin again at what is held now."""

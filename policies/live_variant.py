@@ -139,10 +139,10 @@ class LiveVariant:
             **dimensions_of(MOST_BLOCKS, 1, MOST_BINS, 2 * MOST_LANES, 2 * POOL_WORDS, 0)
         )
         self.fields = STATE.views(self.state)
-        open_state(self.state, table, _empty_pools(), MOST_BLOCKS, 1, 0)
+        open_state(self.fields, table, _empty_pools(), MOST_BLOCKS, 1, 0)
         self.fields["param"][: len(values)] = values
         set_options(
-            self.state, requests, self.device, 1, 2 * MOST_LANES, track=True, stop_at_oom=False,
+            self.fields, requests, self.device, 1, 2 * MOST_LANES, track=True, stop_at_oom=False,
             script_rows=-1, ages=options.get(GC_BYTES, 0) != 0, bound=HUGE,
         )  # fmt: skip
         self.counters = self.fields["g"]
@@ -204,11 +204,11 @@ class LiveVariant:
     def stats(self) -> dict[str, int]:
         """Its statistics now: all of a replay's that keeps the full ones."""
         max_split = -1 if self.max_split >= HUGE else self.max_split
-        return flat_stats(self.fields["stat"], self.counters, max_split)
+        return flat_stats(self.fields["stat"], self.counters.tolist(), max_split)
 
     def work(self) -> dict[str, int]:
         """Calls of the driver and their bytes, as in Run.work."""
-        return work_of(self.counters)
+        return work_of(self.counters.tolist())
 
     def reset_peaks(self) -> None:
         """Let every peak begin again at what is held now."""

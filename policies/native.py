@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,7 @@ SMALL_LIMIT = MiB
 SMALL_SEGMENT = 2 * MiB
 MIN_LARGE = 10 * MiB
 LARGE_ROUNDING = 2 * MiB
+ROUNDINGS_KEPT = 16
 _TIES = {"address": TIE_ADDRESS, "segment": TIE_SEGMENT, "block": TIE_BLOCK}
 
 
@@ -73,6 +75,14 @@ def round_sizes(sizes: np.ndarray, divisions: tuple[int, ...]) -> np.ndarray:
     return np.where((d > 1) & (n > MIN_BLOCK * d), divided, plain)
 
 
+@lru_cache(ROUNDINGS_KEPT)
+def _rounded(sizes: bytes, divisions: tuple[int, ...]) -> np.ndarray:
+    """Rounded requests, read-only; one line differs from the next in other settings mostly."""
+    need = round_sizes(np.frombuffer(sizes, np.int64), divisions)
+    need.flags.writeable = False
+    return need
+
+
 def requests_of(
     program: Program,
     settings: Settings,
@@ -96,7 +106,7 @@ def requests_of(
         need: bytes a block must have for each request; None = as PyTorch rounds.
     """
     if need is None:
-        need = round_sizes(program.req_size, settings.roundup_divisions)
+        need = _rounded(program.req_size.tobytes(), settings.roundup_divisions)
     is_small = need <= SMALL_LIMIT
     segment = np.where(
         is_small,
@@ -134,7 +144,8 @@ def requests_of(
                 gc_bytes = int(settings.garbage_collection_threshold * limit) + 1
         if settings.throw_on_cudamalloc_oom:
             throw = int(fraction * total)
-    start_expandable = keep_start and bool(program.start.segments["is_expandable"].any())
+    start = program.start.segments["is_expandable"]
+    start_expandable = keep_start and len(start) > 0 and bool(start.any())
     return Requests(
         need=need,
         segment=segment,

@@ -95,9 +95,13 @@ if JIT and not TYPE_CHECKING:
 
     register_model(AssumedType)(models.OpaqueModel)
 
+    _types: dict[str, AssumedType] = {}  # Numba asks at each call
+
     @typeof_impl.register(Assumed)
     def _typeof(assumed: Assumed, _context: object) -> AssumedType:
-        return AssumedType(assumed)
+        if assumed.name not in _types:
+            _types[assumed.name] = AssumedType(assumed)
+        return _types[assumed.name]
 
     @unbox(AssumedType)
     def _unbox(_type: object, _value: object, c: Any) -> NativeValue:

@@ -11,12 +11,11 @@ takes one kernel of 100 microseconds for it.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from ..traces.errors import ConfigError, did_you_mean
 from ..traces.units import MiB
@@ -55,12 +54,12 @@ CALLS: dict[str, tuple[int, int]] = {
 WAIT = "wait"  # one wait for the device: in every cudaFree, and in every synchronization
 
 
-def work_of(g: np.ndarray) -> dict[str, int]:
+def work_of(g: Sequence[int]) -> dict[str, int]:
     """Read the driver's calls and their bytes from a simulation's counters."""
     work = {}
     for call, (calls, size) in CALLS.items():
-        work[call], work[f"{call}_bytes"] = int(g[calls]), int(g[size])
-    work[WAIT] = int(g[FREES]) + int(g[SYNCS])
+        work[call], work[f"{call}_bytes"] = g[calls], g[size]
+    work[WAIT] = g[FREES] + g[SYNCS]
     return work
 
 

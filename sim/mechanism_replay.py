@@ -323,5 +323,5 @@ def _run(packed: Packed, g: np.ndarray, at: int, out: np.ndarray) -> Run:
         first_oom_bytes=int(g[FIRST_OOM_BYTES]),
         stats=stats,
         addr=addr,
-        work=work_of(g),
+        work=work_of(g.tolist()),
     )

@@ -275,8 +275,8 @@ class Buffer:
         header.flags.writeable = False
         return header
 
-    def renewed(self, buffer: np.ndarray, end: int, **dimensions: int) -> np.ndarray | None:
-        """A used buffer as `new` would make it; None if its dimensions are others.
+    def renew(self, buffer: np.ndarray, end: int, **dimensions: int) -> bool:
+        """Make a used buffer as `new` would make it; False if its dimensions are others.
 
         Args:
             buffer: modified in place.
@@ -285,12 +285,12 @@ class Buffer:
         """
         header = self._header(**dimensions)
         n = len(header)
-        if len(buffer) * 8 != header[0] or not np.array_equal(buffer[:n], header):
-            return None
+        if buffer[:n].tobytes() != header.tobytes():
+            return False
         table = int(header[-1]) >> 3
         buffer[n:table] = 0
         buffer[table : table + end] = 0
-        return buffer
+        return True
 
     def views(self, buffer: np.ndarray) -> Fields:
         """Return the fields of a buffer as NumPy views (padding included at their ends)."""
@@ -312,17 +312,21 @@ def _aligned(size: int) -> np.ndarray:
 
 
 class Fields(Mapping[str, np.ndarray]):
-    """The fields and columns of one buffer by name; each view is made when it is asked for."""
+    """The fields and columns of one buffer by name; each view is made when it is first asked for.
+
+    Attributes:
+        buffer: shape (n,) int64.
+    """
 
     def __init__(self, layout: Buffer, buffer: np.ndarray) -> None:
-        self._layout, self._buffer = layout, buffer
+        self._layout, self.buffer = layout, buffer
         self._made: dict[str, np.ndarray] = {}
 
     def __getitem__(self, name: str) -> np.ndarray:
         view = self._made.get(name)
         if view is None:
             start, end, code, own = self._layout.places[name]
-            buffer = self._buffer
+            buffer = self.buffer
             low, high = int(buffer[start]) >> 3, int(buffer[end]) >> 3
             view = self._made[name] = buffer[low:high].view(code)[own]
         return view

@@ -60,6 +60,11 @@ class Packed:
         """Where the events repeat themselves, if they do."""
         return find_period(self.events, self.give_back)
 
+    @cached_property
+    def no_addresses(self) -> np.ndarray:
+        """What a run says of addresses that nobody asked for; shape (A,) uint64, all 0."""
+        return np.broadcast_to(np.zeros(1, np.uint64), len(self.program.request))  # one word
+
     def give_back(self, first: int, last: int) -> None:
         """Say that events [first, last) need not be in memory now."""
         if self.source is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -157,14 +157,9 @@ def plan_of(packed: Packed, requests: Requests, start: Layout | None) -> Plan:
 
     Most settings leave sizes and pools alone: what follows from those is worked out once.
     """
-    key = (
-        start is None,
-        _expands_pools(packed.program, requests),
-        requests.small_page,
-        requests.large_page,
-        requests.need.tobytes(),
-        requests.is_small.tobytes(),
-    )
+    # A start layout's pages are searched for, those of the settings first.
+    pages = None if start is None else (requests.small_page, requests.large_page)
+    key = (pages, requests.need.tobytes(), requests.is_small.tobytes())
     plan: Plan | None = packed.plans.get(key)
     if plan is None:
         plan = build_plan(packed.program, [requests], start)
@@ -172,15 +167,32 @@ def plan_of(packed: Packed, requests: Requests, start: Layout | None) -> Plan:
             packed.plans.clear()
         packed.plans[key] = plan
         return plan
-    buffer = copied(plan.buffer)
+    buffer, lanes = copied(plan.buffer), plan.lanes.copy()
+    fields = PLAN.views(buffer)
     n = len(requests.need) + 1
-    classes = PLAN.views(buffer)["classes"][: n * CLASS_WORDS].reshape(n, CLASS_WORDS)
+    classes = fields["classes"][: n * CLASS_WORDS].reshape(n, CLASS_WORDS)
     classes[1:, SEGMENT] = requests.segment
     classes[1:, LEAST_REST] = requests.least_rest
     classes[1:, CEILING] = ceiling_of(requests)
-    lanes = PLAN.views(buffer)["lanes"][: plan.lanes.size].reshape(-1, LANE_WORDS)
     lanes[classes[1:, LANE], CAPTURED] = requests.captured
-    return replace(plan, buffer=buffer)
+    _set_growth(lanes, requests, _expands_pools(packed.program, requests))
+    fields["lanes"][: lanes.size] = lanes.ravel()
+    return Plan(
+        buffer, (), lanes, plan.pools, plan.n_bins, plan.lane_of_bin, plan.lane_of, plan.asked
+    )
+
+
+def _set_growth(lanes: np.ndarray, requests: Requests, expands: tuple[bool, bool]) -> None:
+    """Set what a lane's new memory is like.
+
+    Args:
+        lanes: the lane table; modified in place.
+        requests: of which only the sizes of pages are looked at.
+        expands: as _expands_pools answers.
+    """
+    small, private = lanes[:, IS_SMALL] != 0, lanes[:, POOL] > 1
+    lanes[:, PAGE] = np.where(small, requests.small_page, requests.large_page)
+    lanes[:, EXPANDS] = np.where(private, expands[1], expands[0])
 
 
 def ceiling_of(requests: Requests) -> np.ndarray:
@@ -246,8 +258,6 @@ def build_plan(program: Program, parts: Sequence[Requests], start: Layout | None
         row[POOL] = 2 * keys[k, 0] + keys[k, 1]
         row[STREAM] = keys[k, 2]
         row[IS_SMALL] = not keys[k, 1]
-        row[PAGE] = requests.large_page if keys[k, 1] else requests.small_page
-        row[START_PAGE] = row[PAGE]
         row[BINS] = n_bins
         row[FRONTIER] = n_bins + len(sizes) + 1
         row[CELLS] = n_cells
@@ -264,6 +274,8 @@ def build_plan(program: Program, parts: Sequence[Requests], start: Layout | None
     lane_of_bin = np.append(0, np.repeat(np.arange(n_lanes), bins_of_lane))
 
     lanes[lane, CAPTURED] = np.concatenate([p.captured for p in parts])
+    _set_growth(lanes, requests, expands[0])
+    lanes[:, START_PAGE] = lanes[:, PAGE]
     if start is not None:
         _find_start_pages(lanes, lane_of, start)
 
@@ -303,7 +315,7 @@ def build_plan(program: Program, parts: Sequence[Requests], start: Layout | None
         fields = PLAN.views(part)
         classes = fields["classes"][: (n + 1) * CLASS_WORDS].reshape(n + 1, CLASS_WORDS)
         classes[1:] = rows[k * n : (k + 1) * n]  # row 0 is no request's
-        lanes[:, EXPANDS] = np.where(keys[:, 0] > 0, in_pools[1], in_pools[0])
+        _set_growth(lanes, requests, in_pools)
         fields["lanes"][: lanes.size] = lanes.ravel()
     asked = np.append(0, program.req_size)
     return Plan(buffer, tuple(buffers[1:]), lanes, pools, n_bins, lane_of_bin, lane_of, asked)

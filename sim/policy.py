@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -137,9 +138,11 @@ if JIT and not TYPE_CHECKING:
 
     register_model(PolicyType)(models.OpaqueModel)
 
+    _type_of = cache(PolicyType)  # Numba asks at each call
+
     @typeof_impl.register(Policy)
     def _typeof(policy: Policy, _context: object) -> PolicyType:
-        return PolicyType(policy.key)
+        return _type_of(policy.key)
 
     @unbox(PolicyType)
     def _unbox(_type: object, _value: object, c: Any) -> NativeValue:

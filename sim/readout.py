@@ -19,7 +19,6 @@ from .state import (
     IS_EXPANDABLE,
     IS_SMALL,
     POOL,
-    STATE,
     STATE_MASK,
     STREAM,
     UNMAPPED,
@@ -76,9 +75,8 @@ def pending_slots(f: Fields) -> list[int]:
     return slots
 
 
-def read_layout(buffer: np.ndarray, plan: Plan, packed: Packed, n_played: int) -> Layout:
+def read_layout(f: Fields, plan: Plan, packed: Packed, n_played: int) -> Layout:
     """Return the segments and blocks a state holds after n_played events, in address order."""
-    f = STATE.views(buffer)
     ids, head = chains(f)
     state = f["tag"][ids] & STATE_MASK
     expandable = (f["tag"][ids] & IS_EXPANDABLE) != 0

@@ -12,6 +12,7 @@ from .assumed import NOTHING, Assumed, assumption
 from .costs import work_of
 from .device import Device
 from .engine import play
+from .memory import Fields
 from .on_call import uninterrupted
 from .packing import Packed
 from .plan import Plan, build_plan, plan_of
@@ -46,7 +47,6 @@ from .state import (
     REQUESTED,
     RESERVED,
     SPARES_NEEDED,
-    STATE,
     STOP_AT_OOM,
     STREAM,
     SYNCS,
@@ -131,30 +131,28 @@ def replay(
     params = policy.checked(values)
     log_rows = 4 * len(program.driver_op) + 4096 if events else 0
     while True:
-        state, out, n = _play(
+        fields, out, n = _play(
             packed, policy, parts, plan, start is not None, stop_at_oom, recorded_driver, track,
             events, log_rows, skip, params, bound,
         )  # fmt: skip
-        fields = STATE.views(state)
         rows = int(fields["g"][LOG_ROWS])
         if not events or rows <= log_rows:
             break
         log_rows = rows + 1  # a replay is deterministic: the second one has room for its log
-    g = fields["g"]
+    g = fields["g"].tolist()
     if track:
         max_split = requests.options.get(MAX_SPLIT, HUGE)  # PyTorch notes it once, at the start
         max_split = -1 if max_split >= HUGE else max_split
         stats = flat_stats(fields["stat"], g, max_split)
     else:
-        counters = g.tolist()
-        stats = {name: counters[k] for name, k in _LEAN.items()}
-        latest, pending = counters[LATEST_PEAK], counters[PENDING]
+        stats = {name: g[k] for name, k in _LEAN.items()}
+        latest, pending = g[LATEST_PEAK], g[PENDING]
         for name, peak in (("allocated", latest), ("active", latest + pending)):
             name = f"{name}_bytes.all.peak"
             stats[name] = max(stats[name], peak)
-        stats["active_bytes.all.current"] = counters[ALLOCATED] + pending
-    stats["diverged"] = int(g[DIVERGED])
-    addr = np.broadcast_to(np.zeros(1, np.uint64), len(program.request))  # takes no memory
+        stats["active_bytes.all.current"] = g[ALLOCATED] + pending
+    stats["diverged"] = g[DIVERGED]
+    addr = packed.no_addresses
     if events:
         addr = addr.copy()
         if start is not None:
@@ -164,19 +162,19 @@ def replay(
         addr[: len(placed)] = out[placed]
         took = np.flatnonzero(program.op[: max(0, n - packed.prefix)] == Op.MALLOC)
         addr[program.arg[took]] = out[packed.prefix + took].astype(np.uint64)
-    first_oom = int(g[FIRST_OOM]) - 1
+    first_oom = g[FIRST_OOM] - 1
     run = Run(
         n_ops=max(0, n - packed.prefix),
         first_oom_op=max(-1, first_oom - packed.prefix) if first_oom >= 0 else -1,
-        first_oom_bytes=int(g[FIRST_OOM_BYTES]),
+        first_oom_bytes=g[FIRST_OOM_BYTES],
         stats=stats,
         addr=addr,
         events=_events(packed, plan, fields["log"], rows, out, n) if events else _no_events(),
-        layout=read_layout(state, plan, packed, n) if layout else None,
+        layout=read_layout(fields, plan, packed, n) if layout else None,
         work=work_of(g),
-        cut=int(g[PEAK_RESERVED]) > bound,
+        cut=g[PEAK_RESERVED] > bound,
     )
-    keep_for_next(state)
+    keep_for_next(fields)
     return run
 
 
@@ -194,7 +192,7 @@ def _play(
     skip: bool,
     params: Sequence[int],
     bound: int,
-) -> tuple[np.ndarray, np.ndarray, int]:
+) -> tuple[Fields, np.ndarray, int]:
     """Run the kernel from change to change; the state, addresses and number of events played."""
     program = packed.program
     requests, device = parts[0]
@@ -205,13 +203,13 @@ def _play(
     if keeps_start:
         kinds.append(program.start.segments["is_expandable"] != 0)
     expandable = any(kind.any() for kind in kinds)
-    of_all = expandable if all(kind.all() for kind in kinds) or not expandable else None
+    of_all = expandable if not expandable or all(kind.all() for kind in kinds) else None
     blocks = 2 * packed.max_live + 4096 + start_blocks
     if expandable:
         blocks *= 2
     state = new_state(policy, plan, packed, blocks, log_rows)
-    STATE.views(state)["g"][SPARES_NEEDED] = spares_needed(blocks, expandable)
-    STATE.views(state)["param"][: len(params)] = params
+    state["g"][SPARES_NEEDED] = spares_needed(blocks, expandable)
+    state["param"][: len(params)] = params
     n = len(packed.events)
     out = np.zeros(n, np.int64) if keep_addresses else _NOTHING
     player = _Player(packed, policy, plan, state, out)
@@ -233,7 +231,7 @@ def _play(
             ages=ages,
             bound=bound,
         )
-        player.assumed = assumption(STATE.views(player.state)["opt"], of_all, keep_addresses)
+        player.assumed = assumption(player.state["opt"], of_all, keep_addresses)
         if player.at == 0 and keeps_start:
             load_start(player.state, packed, plan, requests, device)
         may_skip = skip and policy.recurs and not (keep_addresses or recorded_driver)
@@ -258,7 +256,7 @@ class _Player:
     """
 
     def __init__(
-        self, packed: Packed, policy: Policy, plan: Plan, state: np.ndarray, out: np.ndarray
+        self, packed: Packed, policy: Policy, plan: Plan, state: Fields, out: np.ndarray
     ) -> None:
         self.packed, self.policy, self.plan, self.state, self.out = (
             packed, policy, plan, state, out
@@ -268,18 +266,20 @@ class _Player:
         self.at = 0
         self.ended = False
 
-    def to(self, end: int) -> np.ndarray | None:
+    def to(self, end: int) -> Fields | None:
         """Play up to event `end`; returns the state, or None if the run ended before."""
         while self.at < end and not self.ended:
             begin, stop = self.at, self.packed.end_of_piece(self.at, end)
             events = self.packed.events[:stop]
             with uninterrupted():  # the kernel may come to doors
                 self.at = int(
-                    play(self.policy, self.assumed, events, begin, self.state, self.rows, self.out)
-                )
+                    play(
+                        self.policy, self.assumed, events, begin, self.state.buffer, self.rows,
+                        self.out,
+                    )
+                )  # fmt: skip
             self.packed.give_back(begin, self.at)
-            f = STATE.views(self.state)
-            g, opt = f["g"], f["opt"]
+            g, opt = self.state["g"], self.state["opt"]
             failed = opt[STOP_AT_OOM] and g[FIRST_OOM]
             self.ended = bool(failed or g[PEAK_RESERVED] > opt[BOUND])
             if self.at < stop and not self.ended:

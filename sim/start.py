@@ -10,6 +10,7 @@ from .assumed import nothing
 from .device import ALIGNMENT, FIRST_ADDRESS, Device
 from .expandable import insert_unmapped, place
 from .index import rank
+from .memory import Fields
 from .packing import Packed
 from .plan import Plan
 from .reclaim import add_pending
@@ -52,7 +53,6 @@ from .state import (
     SCRIPT_ROWS,
     SCRIPTED,
     START_PAGE,
-    STATE,
     STOP_AT_OOM,
     THROW_LIMIT,
     TIE_ADDRESS,
@@ -82,7 +82,7 @@ CHAIN_WORDS = 10  # addr, size, state, lane, expandable, phase, order, slot, cla
 
 
 def set_options(
-    buffer: np.ndarray,
+    f: Fields,
     requests: Requests,
     device: Device,
     n_pools: int,
@@ -101,7 +101,7 @@ def set_options(
         ages: garbage is collected now or later in the run, so that ages count.
         bound: the run is over when more bytes than this are reserved.
     """
-    opt = STATE.views(buffer)["opt"]
+    opt = f["opt"]
     opt[CAPACITY] = HUGE
     if device.capacity_bytes is not None:
         opt[CAPACITY] = max(0, device.capacity_bytes - device.other_bytes)
@@ -218,16 +218,13 @@ def adopt(state, plan, rows):
             place(s, ids[k])
 
 
-def load_start(
-    buffer: np.ndarray, packed: Packed, plan: Plan, requests: Requests, device: Device
-) -> None:
+def load_start(f: Fields, packed: Packed, plan: Plan, requests: Requests, device: Device) -> None:
     """Load the program's start layout into an empty state whose options are set."""
-    f = STATE.views(buffer)
     g, opt = f["g"], f["opt"]
     rows = chain_rows(packed, plan, requests, opt[TIE_BREAK] != TIE_ADDRESS)
     if not len(rows):
         return
-    adopt(buffer, plan.buffer, rows)
+    adopt(f.buffer, plan.buffer, rows)
     g[PEAK_ALLOCATED] = g[ALLOCATED]
     g[PEAK_ACTIVE] = g[ALLOCATED] + g[PENDING]
     g[PEAK_REQUESTED] = g[REQUESTED]

@@ -8,6 +8,7 @@ import numpy as np
 
 from ..traces.units import MiB
 from .device import FIRST_ADDRESS
+from .memory import Fields
 from .packing import Packed
 from .plan import Plan
 from .policy import Policy
@@ -28,18 +29,18 @@ MOST_KEPT = 8 * MiB  # of a state that waits for the next run of its thread
 _kept = threading.local()
 
 
-def new_state(policy: Policy, plan: Plan, packed: Packed, blocks: int, log_rows: int) -> np.ndarray:
+def new_state(policy: Policy, plan: Plan, packed: Packed, blocks: int, log_rows: int) -> Fields:
     """Return an empty state with room for `blocks` block ids and `log_rows` log rows."""
     # The loop looks ahead at an op's slot before it knows that RELEASE_POOL names a pool there.
     slots = max(packed.n_slots, len(packed.program.pools))
     dimensions = dimensions_of(
         blocks, slots, plan.n_bins, len(plan.lanes), plan.pools.size, log_rows
     )
-    buffer = _reused(dimensions)
-    if buffer is None:
-        buffer = STATE.new(**dimensions)
-    open_state(buffer, policy.addresses(), plan.pools, blocks, plan.n_bins, log_rows)
-    return buffer
+    state = _reused(dimensions)
+    if state is None:
+        state = STATE.views(STATE.new(**dimensions))
+    open_state(state, policy.addresses(), plan.pools, blocks, plan.n_bins, log_rows)
+    return state
 
 
 def dimensions_of(
@@ -66,7 +67,7 @@ def _word_beyond(n_bins: int) -> int:
 
 
 def open_state(
-    buffer: np.ndarray,
+    f: Fields,
     table: np.ndarray,
     pools: np.ndarray,
     blocks: int,
@@ -80,7 +81,6 @@ def open_state(
         pools: the initial pool table.
         blocks, n_bins, log_rows: how many block ids, bins and rows of the log there are.
     """
-    f = STATE.views(buffer)
     beyond = _word_beyond(n_bins)
     f["bits0"][beyond] = 1
     f["bits1"][beyond >> 6] = 1 << (beyond & 63)
@@ -91,38 +91,36 @@ def open_state(
     f["opt"][LOG_CAPACITY] = log_rows
 
 
-def keep_for_next(buffer: np.ndarray) -> None:
+def keep_for_next(state: Fields) -> None:
     """Offer the state of a run that is over to the next one on this thread.
 
     A fresh one costs more than a short replay: the system clears its pages as they are touched.
     """
-    if len(buffer) * 8 <= MOST_KEPT:
-        _kept.state = buffer
+    if len(state.buffer) * 8 <= MOST_KEPT:
+        _kept.state = state
 
 
-def _reused(dimensions: dict[str, int]) -> np.ndarray | None:
+def _reused(dimensions: dict[str, int]) -> Fields | None:
     """The state offered on this thread, empty again, if it has these dimensions."""
-    buffer = getattr(_kept, "state", None)
-    if buffer is None:
+    state: Fields | None = getattr(_kept, "state", None)
+    if state is None:
         return None
     _kept.state = None
-    end = int(STATE.views(buffer)["g"][HIGHEST_ID]) + ID_STEP
-    return STATE.renewed(buffer, end, **dimensions)
+    end = int(state["g"][HIGHEST_ID]) + ID_STEP
+    return state if STATE.renew(state.buffer, end, **dimensions) else None
 
 
-def grown(buffer: np.ndarray, policy: Policy, plan: Plan, packed: Packed) -> np.ndarray:
+def grown(old: Fields, policy: Policy, plan: Plan, packed: Packed) -> Fields:
     """Return the same state with twice the room for blocks."""
-    old = STATE.views(buffer)
     before = len(old["size"]) // ID_STEP
     blocks = 2 * before
-    new_buffer = new_state(policy, plan, packed, blocks, int(old["opt"][LOG_CAPACITY]))
-    new = STATE.views(new_buffer)
+    new = new_state(policy, plan, packed, blocks, int(old["opt"][LOG_CAPACITY]))
     for name, field in old.items():
         m = min(len(field), len(new[name]))
         new[name][:m] = field[:m]
     more_spare(new, blocks - before)
     new["g"][SPARES_NEEDED] = spares_needed(blocks, bool(old["g"][SPARES_NEEDED] > 8))
-    return new_buffer
+    return new
 
 
 def spares_needed(blocks: int, expandable: bool) -> int:

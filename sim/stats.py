@@ -5,6 +5,8 @@ Source: c10/core/CachingDeviceAllocator.h, DeviceStats; torch/cuda/memory.py, me
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from .apart import apart
@@ -122,7 +124,7 @@ def stat_index(statistic: int, row: int, value: int) -> int:
     return (statistic * 3 + row) * 4 + value
 
 
-def flat_stats(stat: np.ndarray, g: np.ndarray, max_split_size: int) -> dict[str, int]:
+def flat_stats(stat: np.ndarray, g: Sequence[int], max_split_size: int) -> dict[str, int]:
     """Return the counters under the flat keys of `torch.cuda.memory_stats`.
 
     Args:
@@ -140,6 +142,6 @@ def flat_stats(stat: np.ndarray, g: np.ndarray, max_split_size: int) -> dict[str
                         out[f"{name}.{value}"] = amount
                 else:
                     out[f"{name}.{row}.{value}"] = amount
-    out.update({name: int(g[k]) for name, k in _COUNTERS.items()})
+    out.update({name: g[k] for name, k in _COUNTERS.items()})
     out["max_split_size"] = max_split_size
     return out

@@ -51,7 +51,6 @@ from .state import (
     REQUESTED,
     RESERVED,
     START_PAGE,
-    STATE,
     STATE_MASK,
     SYNCS,
     UNMAP_BYTES,
@@ -122,7 +121,7 @@ def take_mark(f: Fields, packed: Packed, plan: Plan) -> Mark:
 
 def skip_ahead(
     period: Period,
-    play_to: Callable[[int], np.ndarray | None],
+    play_to: Callable[[int], Fields | None],
     packed: Packed,
     plan: Plan,
 ) -> int:
@@ -130,7 +129,7 @@ def skip_ahead(
 
     Args:
         period: the stretch.
-        play_to: plays up to an event and returns the state's buffer; None if the run ended before.
+        play_to: plays up to an event and returns the state's fields; None if the run ended before.
         packed, plan: of the run.
 
     Returns:
@@ -142,10 +141,9 @@ def skip_ahead(
     power, mark = 1, None
     while at + unit < period.repeats:
         at += unit
-        buffer = play_to(period.start + at * period.length)
-        if buffer is None:
+        f = play_to(period.start + at * period.length)
+        if f is None:
             return 0
-        f = STATE.views(buffer)
         g = f["g"]
         is_due = at - marked >= power * unit
         spent += GLANCE

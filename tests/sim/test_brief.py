@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import random
 
-import numpy as np
 import pytest
 
 from tightfit.policies.native import replay_native, requests_of
 from tightfit.policies.pytorch import PYTORCH
 from tightfit.sim import replay as replaying
 from tightfit.sim.device import Device
+from tightfit.sim.memory import Fields
 from tightfit.sim.packing import Packed, pack
 from tightfit.sim.policy import Policy
 from tightfit.sim.release import release
 from tightfit.sim.replay import replay
 from tightfit.sim.settings import OFF, Settings
-from tightfit.sim.state import HIGHEST_ID, ID_STEP, STATE
+from tightfit.sim.state import HIGHEST_ID, ID_STEP
 from tightfit.traces.random_programs import random_size, random_steps, write
 from tightfit.traces.script import Script
 from tightfit.traces.units import GiB, KiB, MiB
@@ -78,9 +78,9 @@ def test_its_size_makes_the_peaks(size: int, pending: int, expandable: bool) -> 
 
 
 @pytest.fixture
-def states(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
+def states(monkeypatch: pytest.MonkeyPatch) -> list[Fields]:
     """The states of the replays that are over."""
-    kept: list[np.ndarray] = []
+    kept: list[Fields] = []
     monkeypatch.setattr(replaying, "keep_for_next", kept.append)
     return kept
 
@@ -94,16 +94,16 @@ def one_brief_block() -> Packed:
 
 @pytest.mark.parametrize(("is_seen", "rows"), [(False, 1), (True, 2)])
 def test_it_takes_no_row_of_the_table_unless_somebody_looks(
-    is_seen: bool, rows: int, states: list[np.ndarray]
+    is_seen: bool, rows: int, states: list[Fields]
 ) -> None:
     replay_native(one_brief_block(), Settings(), release("2.15"), events=is_seen)
-    assert STATE.views(states[0])["g"][HIGHEST_ID] == rows * ID_STEP
+    assert states[0]["g"][HIGHEST_ID] == rows * ID_STEP
 
 
 def test_a_policy_that_does_not_say_it_leaves_no_trace_sees_every_block(
-    states: list[np.ndarray],
+    states: list[Fields],
 ) -> None:
     packed = one_brief_block()
     requests = requests_of(packed.program, Settings(), release("2.15"), Device())
     replay(packed, Policy("another", "the test", PYTORCH.hooks), requests)
-    assert STATE.views(states[0])["g"][HIGHEST_ID] == 2 * ID_STEP
+    assert states[0]["g"][HIGHEST_ID] == 2 * ID_STEP

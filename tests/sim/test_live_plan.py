@@ -81,7 +81,7 @@ class Growing:
         self.state = STATE.new(**dimensions_of(BLOCKS, 1, ROOM_OF_BINS, 1, 2 * POOL_WORDS, 0))
         self.fields = STATE.views(self.state)
         table = self.fields["table"].copy()
-        open_state(self.state, table, np.zeros((2, POOL_WORDS), np.int64), BLOCKS, 1, 0)
+        open_state(self.fields, table, np.zeros((2, POOL_WORDS), np.int64), BLOCKS, 1, 0)
         self.plan = PLAN.new(
             classes=MOST_CLASSES * CLASS_WORDS, lanes=LANE_WORDS, bins=ROOM_OF_BINS,
             cells=LANE_CELLS, script=1,

@@ -12,9 +12,11 @@ from tightfit.policies.native import replay_native
 from tightfit.sim import replay as replaying
 from tightfit.sim import state_memory
 from tightfit.sim.device import Device
+from tightfit.sim.memory import Fields
 from tightfit.sim.packing import pack
 from tightfit.sim.release import release
 from tightfit.sim.settings import Settings
+from tightfit.sim.state import STATE
 from tightfit.traces.units import MiB
 
 from .. import strategies as make
@@ -31,12 +33,12 @@ def test_a_used_state_is_made_new_to_the_last_byte(
     made: list[tuple[np.ndarray, np.ndarray]] = []
     real = state_memory.new_state
 
-    def watched(*args: Any) -> np.ndarray:
+    def watched(*args: Any) -> Fields:
         monkeypatch.setattr(state_memory, "MOST_KEPT", 1 << 40)
         state = real(*args)
         fresh = state_memory._kept.__dict__.pop("state", None)
         assert fresh is None
-        made.append((state.copy(), real(*args)))
+        made.append((state.buffer.copy(), real(*args).buffer))
         return state
 
     monkeypatch.setattr(replaying, "new_state", watched)
@@ -69,5 +71,6 @@ def test_answers_do_not_depend_on_who_ran_before() -> None:
 
 def test_a_large_state_is_not_kept() -> None:
     state_memory._kept.__dict__.pop("state", None)
-    state_memory.keep_for_next(np.zeros(state_memory.MOST_KEPT // 8 + 1, np.int64))
+    large = np.zeros(state_memory.MOST_KEPT // 8 + 1, np.int64)
+    state_memory.keep_for_next(STATE.views(large))
     assert getattr(state_memory._kept, "state", None) is None
