@@ -65,8 +65,11 @@ def test_long_programs_fine_tables_agree_with_the_reference(
     assert differences(kernel, reference) == []
 
 
-def test_a_reused_plan_answers_like_a_new_one() -> None:
-    program = make.random_program(7, 400, streams=2, pools=1)
+@pytest.mark.parametrize("start_ops", [0, 60])
+def test_a_reused_plan_answers_like_a_new_one(start_ops: int) -> None:
+    program = make.random_program(
+        7, 400, start_ops=start_ops, start_settings=Settings(expandable_segments=True)
+    )
     lines = [
         Settings(),
         Settings(max_split_size=64 * MiB),
@@ -74,6 +77,7 @@ def test_a_reused_plan_answers_like_a_new_one() -> None:
         Settings(large_segment_size=64 * MiB, max_split_size=128 * MiB),
         Settings(expandable_segments=True),
         Settings(expandable_segments=True, large_segment_size=64 * MiB),
+        Settings(expandable_segments=True, large_segment_size=64 * MiB, max_split_size=64 * MiB),
         Settings(),
     ]
     packed = pack(program)
