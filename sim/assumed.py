@@ -21,7 +21,7 @@ from .state import (
     GC_BYTES,
     IS_EXPANDABLE,
     MIXED,
-    NEXT_ORDER,
+    TIE_ADDRESS,
     TIE_BLOCK,
     TIE_BREAK,
     TRACK,
@@ -36,6 +36,7 @@ class Assumed:
         name: tells compiled code of one assumption from another's.
         options: option index -> its value.
         expandable: whether all memory is expandable (True) or none (False); None = not known.
+        has_order: whether anything older than its address breaks ties; None = not known.
         ages_blocks: whether each block has a creation counter of its own; None = not known.
         notes_addresses: whether the address of each event may be asked for.
     """
@@ -43,6 +44,7 @@ class Assumed:
     name: str
     options: Mapping[int, int]
     expandable: bool | None = None
+    has_order: bool | None = None
     ages_blocks: bool | None = None
     notes_addresses: bool = True
 
@@ -51,6 +53,7 @@ class Assumed:
         return (
             all(opt[k] == value for k, value in self.options.items())
             and self.expandable in (None, expandable)
+            and self.has_order in (None, opt[TIE_BREAK] != TIE_ADDRESS)
             and self.ages_blocks in (None, opt[TIE_BREAK] == TIE_BLOCK)
             and (self.notes_addresses or not addresses)
         )
@@ -58,8 +61,12 @@ class Assumed:
 
 _PLAIN = {GC_BYTES: 0, AGES: 0, TRACK: 0, MIXED: 0}
 NOTHING = Assumed("nothing", {})
-PLAIN = Assumed("plain", {**_PLAIN, EXPANDABLE: 0}, False, False, False)
-EXPANDING = Assumed("expanding", {**_PLAIN, EXPANDABLE: 1}, True, False, False)
+PLAIN = Assumed("plain", {**_PLAIN, EXPANDABLE: 0}, False, False, False, False)
+EXPANDING = Assumed("expanding", {**_PLAIN, EXPANDABLE: 1}, True, False, False, False)
+# Of runs that go on from a recorded layout, whose segments' addresses do not tell their age.
+PLAIN_LATER = Assumed("plain later", {**_PLAIN, EXPANDABLE: 0}, False, True, False, False)
+EXPANDING_LATER = Assumed("expanding later", {**_PLAIN, EXPANDABLE: 1}, True, True, False, False)
+ALL = (PLAIN, EXPANDING, PLAIN_LATER, EXPANDING_LATER)
 
 
 def assumption(opt: np.ndarray, expandable: bool | None, addresses: bool) -> Assumed:
@@ -70,7 +77,7 @@ def assumption(opt: np.ndarray, expandable: bool | None, addresses: bool) -> Ass
         expandable: whether all memory the run can meet is expandable (True) or none (False).
         addresses: whether the address of each event is asked for.
     """
-    fitting = (a for a in (PLAIN, EXPANDING) if a.holds(opt, expandable, addresses))
+    fitting = (a for a in ALL if a.holds(opt, expandable, addresses))
     return next(fitting, NOTHING)
 
 
@@ -158,6 +165,8 @@ tracks = _option(TRACK)
 expands = _option(EXPANDABLE)
 is_mixed = _option(MIXED)
 notes_addresses = _fact("s", lambda assumed: assumed.notes_addresses, lambda s: True)
+# Are ties of size broken by the age of segments or blocks, and not by addresses alone?
+has_order = _fact("s", lambda assumed: assumed.has_order, lambda s: s.opt[TIE_BREAK] != TIE_ADDRESS)
 # Has each block a creation counter of its own (release 2.12)?
 ages_blocks = _fact(
     "s", lambda assumed: assumed.ages_blocks, lambda s: s.opt[TIE_BREAK] == TIE_BLOCK
@@ -174,12 +183,3 @@ has_holes = _fact("s", lambda assumed: assumed.expandable is not False, lambda s
 def forgets(s):
     """A block that is freed as soon as it was handed out changes nothing but peaks."""
     return not (tracks(s) or keeps_ages(s) or ages_blocks(s))
-
-
-@inline
-def order_of_piece(s, b):
-    """Creation counter of a block newly cut from block b."""
-    if not ages_blocks(s):
-        return np.int64(s.order[b])
-    s.g[NEXT_ORDER] += 1
-    return s.g[NEXT_ORDER]

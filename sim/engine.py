@@ -14,7 +14,6 @@ from .assumed import (
     has_holes,
     is_expandable,
     notes_addresses,
-    order_of_piece,
     tracks,
 )
 from .driver import log
@@ -67,6 +66,7 @@ from .state import (
     lane_of,
 )
 from .stats import track_malloc
+from .ties import order_of, set_order_of_piece
 from .view import view
 
 # An event is slot << 32 | class << 4 | op: ops as in program.Op, and one of the packer's own.
@@ -122,7 +122,7 @@ def _cut_front(s, b, need, g):
     s.next[left] = piece
     s.size[piece] = need
     s.addr[piece] = s.addr[b]
-    s.order[piece] = order_of_piece(s, b)
+    set_order_of_piece(s, piece, b)
     if has_holes(s):
         s.phase[piece] = s.phase[b]
         s.tag[piece] = (g << BIN_SHIFT) | (s.tag[b] & KIND_MASK)
@@ -182,7 +182,7 @@ def malloc(policy, s, klass, try_op, is_brief):
                 g = home(s, lane, np.int64(s.next[whole]), rest)
             else:
                 g = rank(s, lane, rest)
-            addr, order = s.addr[whole] + need, np.int64(s.order[whole])
+            addr, order = s.addr[whole] + need, order_of(s, whole)
             if not stays(s, whole, rest, addr, order, g):
                 move(s, whole, rest, addr, order, g)
         else:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..traces.jit import inline
 from .apart import apart
-from .assumed import has_holes, is_expandable, order_of_piece
+from .assumed import has_holes, is_expandable
 from .driver import (
     SEGMENT_MAP,
     SEGMENT_UNMAP,
@@ -40,12 +40,11 @@ from .state import (
     STATE_MASK,
     UNMAPPED,
     USED,
-    before,
     lane_of,
     page_of,
     state_of,
-    take_order,
 )
+from .ties import before, set_order_of_piece, take_order
 
 
 @inline
@@ -96,7 +95,7 @@ def remove_unmapped(s, b):
 def cut(s, b, size):
     """Cut the first `size` bytes off block b as a new block in front of it; returns the new one."""
     piece = new_id(s)
-    s.order[piece] = order_of_piece(s, b)
+    set_order_of_piece(s, piece, b)
     s.size[piece] = size
     s.addr[piece] = s.addr[b]
     s.phase[piece] = s.phase[b]
@@ -152,7 +151,7 @@ def map_pages(s, b, wanted, try_op):
     if size < s.size[b]:
         # b becomes the mapped front; what is left is a new block, as in PyTorch
         rest = new_id(s)
-        s.order[rest] = order_of_piece(s, b)
+        set_order_of_piece(s, rest, b)
         s.size[rest] = s.size[b] - size
         s.addr[rest] = start + size
         s.phase[rest] = s.phase[b]
@@ -263,7 +262,7 @@ def unmap(s, b):
     if s.addr[b] + s.size[b] > end:
         # the piece after the hole is the new block, the middle keeps its identity
         right = new_id(s)
-        s.order[right] = order_of_piece(s, b)
+        set_order_of_piece(s, right, b)
         s.size[right] = s.addr[b] + s.size[b] - end
         s.addr[right] = end
         s.phase[right] = s.phase[b]

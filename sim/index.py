@@ -35,9 +35,9 @@ from .state import (
     POOL_WORDS,
     STATE_MASK,
     TOP_UNITS,
-    before,
     lane_of,
 )
+from .ties import before, order_of, set_order
 
 UNIT_BITS = 9  # sizes are multiples of 512 bytes
 _ONE = np.uint64(1)
@@ -240,7 +240,7 @@ def move(s, b, size, addr, order, g):
         s.back[b] = 0
     s.size[b] = size
     s.addr[b] = addr
-    s.order[b] = order
+    set_order(s, b, order)
     s.tag[b] = (g << BIN_SHIFT) | (t & (KIND_MASK | STATE_MASK))
     _stamp(s, b)
     enter(s, b, g)
@@ -255,7 +255,7 @@ def stays(s, b, size, addr, order, g):
     """
     link = s.back[b] if size < s.size[b] else s.child[b]
     # One branch instead of three: together they are easier to foresee.
-    if (link != 0) | (g != s.tag[b] >> BIN_SHIFT) | (s.order[b] != order):
+    if (link != 0) | (g != s.tag[b] >> BIN_SHIFT) | (order_of(s, b) != order):
         return False
     s.size[b] = size
     s.addr[b] = addr

@@ -47,6 +47,19 @@ if JIT and not TYPE_CHECKING:
         return types.int64(types.int64), codegen
 
     @intrinsic
+    def is_less(typingctx, high, low, high2, low2):  # noqa: ANN001, ANN201
+        """Whether the pair (high, low) comes before (high2, low2), in two instructions."""
+
+        def codegen(context, builder, signature, args):  # noqa: ANN001, ANN202
+            pair = ir.IntType(128)
+            high, low, high2, low2 = (builder.zext(x, pair) for x in args)
+            half = ir.Constant(pair, 64)
+            one, other = builder.shl(high, half), builder.shl(high2, half)
+            return builder.icmp_unsigned("<", builder.or_(one, low), builder.or_(other, low2))
+
+        return types.boolean(*[types.int64] * 4), codegen
+
+    @intrinsic
     def prefetch(typingctx, pointer, index):  # noqa: ANN001, ANN201
         """Start to load pointer[index] into the cache; it need not exist."""
 
@@ -167,6 +180,10 @@ else:
     def count_trailing_zeros(x: np.uint64) -> int:
         """Number of trailing zero bits of a non-zero uint64."""
         return (int(x) & -int(x)).bit_length() - 1
+
+    def is_less(high: int, low: int, high2: int, low2: int) -> bool:
+        """Whether the pair (high, low), neither negative, comes before (high2, low2)."""
+        return (int(high), int(low)) < (int(high2), int(low2))
 
     def prefetch(pointer: np.ndarray, index: Any) -> None:
         """Nothing to start."""

@@ -51,6 +51,7 @@ from .state import (
     state_of,
 )
 from .stats import track_free_completed, track_free_requested
+from .ties import order_of
 
 FREE_COMPLETED = int(Action.FREE_COMPLETED)
 DEFAULT_SMALL, DEFAULT_LARGE = 0, 1  # rows of the pool table
@@ -75,7 +76,7 @@ def coalesce(s, b, size):
             g = s.lanes[lane_of(s, b) * LANE_WORDS + FRONTIER]
         insert(s, b, g)
         return b, np.int64(0), np.int64(0)
-    total, addr, order, lane = size, s.addr[b], np.int64(s.order[b]), lane_of(s, b)
+    total, addr, order, lane = size, s.addr[b], order_of(s, b), lane_of(s, b)
     into, following = right, right
     net_count = np.int64(0)
     if right_free:

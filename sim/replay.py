@@ -230,6 +230,7 @@ def _play(
             script_rows=len(program.driver_op) if recorded_driver else -1,
             ages=ages,
             bound=bound,
+            ascends=not (keeps_start or recorded_driver),
         )
         player.assumed = assumption(player.state["opt"], of_all, keep_addresses)
         if player.at == 0 and keeps_start:

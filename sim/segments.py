@@ -30,9 +30,9 @@ from .state import (
     USED,
     is_split,
     lane_of,
-    take_order,
 )
 from .stats import OVERSIZE_SEGMENTS, SEGMENTS, change
+from .ties import take_order
 
 
 @apart

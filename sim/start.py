@@ -57,6 +57,7 @@ from .state import (
     THROW_LIMIT,
     TIE_ADDRESS,
     TIE_BREAK,
+    TIE_SEGMENT,
     TRACK,
     UNMAPPED,
     USED,
@@ -93,6 +94,7 @@ def set_options(
     script_rows: int,
     ages: bool,
     bound: int,
+    ascends: bool = False,
 ) -> None:
     """Write the options of a run into its state, or those that hold after a change.
 
@@ -100,6 +102,8 @@ def set_options(
         script_rows: number of recorded driver calls that are answered as recorded; -1 = none are.
         ages: garbage is collected now or later in the run, so that ages count.
         bound: the run is over when more bytes than this are reserved.
+        ascends: each segment has a higher address than all before it, as in a run that began with
+            nothing and whose driver is simulated; so age need not be kept to break ties by it.
     """
     opt = f["opt"]
     opt[CAPACITY] = HUGE
@@ -110,6 +114,8 @@ def set_options(
     opt[RESERVE_BYTES] = requests.reserve_bytes
     for k, value in requests.options.items():
         opt[k] = value
+    if ascends and opt[TIE_BREAK] == TIE_SEGMENT:
+        opt[TIE_BREAK] = TIE_ADDRESS
     opt[TRACK] = track
     opt[STOP_AT_OOM] = stop_at_oom
     opt[AGES] = ages

@@ -217,24 +217,3 @@ def page_of(s, b):
 def is_split(s, b):
     """A block is split if its segment holds another one."""
     return s.prev[b] != 0 or s.next[b] != 0
-
-
-@inline
-def before(s, a, b):
-    """Free-set order of one lane: smaller first, then older, then lower address.
-
-    Source: c10/cuda/CUDACachingAllocator.cpp, BlockComparatorSize; `order` makes it the release's.
-    """
-    # Without branches, whose outcome nothing foretells.
-    same_age = (s.order[a] == s.order[b]) & (s.addr[a] < s.addr[b])
-    same_size = (s.size[a] == s.size[b]) & ((s.order[a] < s.order[b]) | same_age)
-    return (s.size[a] < s.size[b]) | same_size
-
-
-@inline
-def take_order(s):
-    """Creation counter of a new segment or reservation, by the release's tie-break."""
-    if s.opt[TIE_BREAK] == TIE_ADDRESS:
-        return np.int64(0)
-    s.g[NEXT_ORDER] += 1
-    return s.g[NEXT_ORDER]

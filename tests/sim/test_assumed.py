@@ -6,8 +6,17 @@ import numpy as np
 import pytest
 
 from tightfit.policies.native import replay_native
-from tightfit.sim.assumed import EXPANDING, NOTHING, PLAIN, assumption
+from tightfit.sim import replay as replaying
+from tightfit.sim.assumed import (
+    EXPANDING,
+    EXPANDING_LATER,
+    NOTHING,
+    PLAIN,
+    PLAIN_LATER,
+    assumption,
+)
 from tightfit.sim.device import Device
+from tightfit.sim.memory import Fields
 from tightfit.sim.packing import pack
 from tightfit.sim.release import KNOWN, release
 from tightfit.sim.settings import Settings
@@ -15,10 +24,13 @@ from tightfit.sim.state import (
     AGES,
     EXPANDABLE,
     GC_BYTES,
+    HIGHEST_ID,
     HUGE,
+    ID_STEP,
     MAX_SPLIT,
     MIXED,
     N_OPTIONS,
+    TIE_ADDRESS,
     TIE_BLOCK,
     TIE_BREAK,
     TIE_SEGMENT,
@@ -32,7 +44,7 @@ from .agreement import layout_differences
 
 def options(**values: int) -> np.ndarray:
     opt = np.zeros(N_OPTIONS, np.int64)
-    opt[MAX_SPLIT], opt[TIE_BREAK] = HUGE, TIE_SEGMENT
+    opt[MAX_SPLIT], opt[TIE_BREAK] = HUGE, TIE_ADDRESS
     names = {"ages": AGES, "expandable": EXPANDABLE, "gc": GC_BYTES, "max_split": MAX_SPLIT,
              "mixed": MIXED, "tie": TIE_BREAK, "track": TRACK}  # fmt: skip
     for name, value in values.items():
@@ -44,6 +56,32 @@ def test_the_default_line_is_plain_and_expandable_segments_have_their_own_code()
     assert assumption(options(), False, False) is PLAIN
     assert assumption(options(max_split=20 * MiB), False, False) is PLAIN
     assert assumption(options(expandable=1), True, False) is EXPANDING
+
+
+def test_where_age_breaks_ties_it_has_code_of_its_own() -> None:
+    aged = options(tie=TIE_SEGMENT)
+    assert assumption(aged, False, False) is PLAIN_LATER
+    aged[EXPANDABLE] = 1
+    assert assumption(aged, True, False) is EXPANDING_LATER
+
+
+@pytest.mark.interpreted
+@pytest.mark.parametrize("name", KNOWN)
+@pytest.mark.parametrize("start_ops", [0, 40])
+def test_age_is_kept_only_where_addresses_do_not_tell_it(
+    name: str, start_ops: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ages: list[bool] = []
+
+    def look(state: Fields) -> None:
+        ages.append(bool(state["order"][: state["g"][HIGHEST_ID] + 1 : ID_STEP].any()))
+
+    monkeypatch.setattr(replaying, "keep_for_next", look)
+    packed = pack(make.random_program(3, 200, start_ops=start_ops))
+    rules = release(name)
+    replay_native(packed, Settings(), rules)
+    keeps = {"address": False, "segment": start_ops > 0, "block": True}
+    assert ages == [keeps[rules.tie_break]]
 
 
 @pytest.mark.parametrize(
