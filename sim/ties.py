@@ -1,8 +1,8 @@
 """Ties: which of two free blocks of one size comes first.
 
-The one with the lower address; but since 2.13 that of the older segment, and in 2.12 the older block
-(release.py, tie_break). Segments of a run that began with nothing have ascending addresses, so that
-nothing need be kept of their age there (start.py, set_options).
+The one with the lower address; but since 2.13 that of the older segment, and in 2.12 the older
+block (release.py, tie_break). Segments of a run that began with nothing have ascending addresses,
+so that nothing need be kept of their age there (start.py, set_options).
 
 Source: c10/cuda/CUDACachingAllocator.cpp, BlockComparatorSize.
 """

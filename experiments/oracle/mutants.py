@@ -133,8 +133,14 @@ FAULTS = (
         "end = (offset + s.size[b] - 1) // page * page",
     ),
     Fault(
+        "equal blocks: the higher address first",
+        "sim/ties.py",
+        "is_less(s.size[a], s.addr[a], s.size[b], s.addr[b])",
+        "is_less(s.size[a], s.addr[b], s.size[b], s.addr[a])",
+    ),
+    Fault(
         "equal blocks: the younger first",
-        "sim/state.py", "(s.order[a] < s.order[b])", "(s.order[a] > s.order[b])",
+        "sim/ties.py", "(s.order[a] < s.order[b])", "(s.order[a] > s.order[b])",
     ),
     Fault(
         "active bytes fall when a free is requested",

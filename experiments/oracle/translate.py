@@ -111,7 +111,9 @@ def translate(case: Case, answer: Answer, rules: Release) -> Translated:
                 pending[address[alloc]] = alloc
             continue
         for addr in finished:
-            add(Op.COMPLETE, pending.pop(addr), i)
+            # Behind a defect a block can lie elsewhere than where it was handed out (defects.py).
+            if addr in pending:
+                add(Op.COMPLETE, pending.pop(addr), i)
         if code == MALLOC:
             pool = 0
             # Source: the order in which get_pool looks through captures_underway.

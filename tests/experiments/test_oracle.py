@@ -40,6 +40,7 @@ from tightfit.sim.device import Device
 from tightfit.sim.release import release
 from tightfit.sim.settings_line import parse_settings
 from tightfit.traces.errors import VerificationError
+from tightfit.traces.event import Action
 from tightfit.traces.program import Op
 from tightfit.traces.units import MiB
 
@@ -151,6 +152,20 @@ def test_frees_complete_when_the_real_trace_says() -> None:
     assert translated.program.op.tolist().count(later) == 1
     assert int(Op.COMPLETE) not in translated.program.op
     assert translated.side_streams == {40}
+
+
+def test_a_free_that_completes_elsewhere_is_a_difference() -> None:
+    """Behind a defect PyTorch frees a block at another address than it handed out."""
+    rules = release(NEWEST)
+    completes = (
+        (case, answer)
+        for case, answer in golden_cases()
+        if int(Op.COMPLETE) in translate(case, answer, rules).program.op
+    )
+    case, answer = next(completes)
+    trace = answer.trace.copy()
+    trace["addr"][trace["action"] == Action.FREE_COMPLETED] += 512
+    assert len(judge(case, replace(answer, trace=trace), rules).differences) > 0
 
 
 # Shrinking.
