@@ -7,7 +7,8 @@ from typing import Any
 
 from .cases import LEAST_TIMES
 from .command import HEAD, TEXTS, cell, cells_of
-from .targets import growth_of, targets_of
+from .targets import expandable_costs, growth_of, targets_of
+from .timing import Speed
 
 MiB = 1 << 20
 
@@ -25,6 +26,27 @@ simulators must agree on what was reserved. {texts}
 _AIMS = """Aims in seconds were set on a machine where PyTorch's own allocator took 230 to 300 ns an
 event; here it takes {here:.0f} on the pattern train.
 """
+
+
+# What a pattern costs more is in part its own: other blocks are cut and joined there.
+_DEAREST = """Expandable segments cost most on {name}: {ours:.2f} times as much;
+{others}.
+"""
+
+
+def _dearest(patterns: dict[str, Speed]) -> list[str]:
+    """What expandable segments cost others on the pattern where they cost most here."""
+    costs = expandable_costs(patterns, "tightfit_ns")
+    worst = max(costs, key=lambda n: costs[n])
+    others = [
+        f"{who} {cost[worst]:.2f} times"
+        for who, key in (("std::set", "cpp_set_ns"), ("PyTorch's own allocator", "pytorch_ns"))
+        for cost in [expandable_costs(patterns, key)]
+        if worst in cost
+    ]
+    if not others:
+        return []
+    return [_DEAREST.format(name=worst, ours=costs[worst], others=", ".join(others))]
 
 
 def page_of(report: dict[str, Any]) -> str:
@@ -49,6 +71,7 @@ def page_of(report: dict[str, Any]) -> str:
     of_pytorch = report["patterns"]["train"].pytorch_ns
     if of_pytorch is not None:
         parts.append(_AIMS.format(here=of_pytorch))
+    parts += _dearest(report["patterns"])
     for title, kind in (("Synthetic patterns", "patterns"), ("Recordings, tiled", "recorded")):
         rows = [
             [name, *(cell(x, 0, d) for x, d in cells_of(speed))]

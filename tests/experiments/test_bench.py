@@ -14,8 +14,9 @@ from tightfit.experiments.bench.command import measure_all
 from tightfit.experiments.bench.compiled import can_time, driver_reason, time_compiled
 from tightfit.experiments.bench.page import page_of
 from tightfit.experiments.bench.set_simulator import CompilerMissing, library, simulate
+from tightfit.experiments.bench.targets import expandable_costs
 from tightfit.experiments.bench.tiling import repeatable_part, tile
-from tightfit.experiments.bench.timing import make_case, measure
+from tightfit.experiments.bench.timing import Speed, make_case, measure
 from tightfit.experiments.cli import main
 from tightfit.policies.native import replay_native, requests_of
 from tightfit.sim.device import Device
@@ -210,6 +211,20 @@ def test_the_report_has_every_figure_and_a_page() -> None:
         assert len(counts) > 1 and counts == sorted(set(counts)), key
     page = page_of(report)
     assert all(f"| {name} |" in page for name in report["patterns"])
+    assert "Expandable segments cost most on" in page
+
+
+def test_what_expandable_segments_cost_is_told_of_each_simulator() -> None:
+    def speed(ours: float, theirs: float | None) -> Speed:
+        return Speed(1, ours, ours, theirs, None, None, 0)
+
+    patterns = {
+        "a": speed(10, 100), "a_expandable": speed(15, 120),
+        "b": speed(10, None), "b_expandable": speed(8, 90), "c": speed(1, 1),
+    }  # fmt: skip
+    assert expandable_costs(patterns, "tightfit_ns") == {"a": 1.5, "b": 0.8}
+    assert expandable_costs(patterns, "cpp_set_ns") == {"a": 1.2}
+    assert expandable_costs(patterns, "pytorch_ns") == {}
 
 
 def test_a_page_that_cannot_be_written_is_refused_before_anything_is_measured(
