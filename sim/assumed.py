@@ -59,14 +59,26 @@ class Assumed:
         )
 
 
-_PLAIN = {GC_BYTES: 0, AGES: 0, TRACK: 0, MIXED: 0}
 NOTHING = Assumed("nothing", {})
-PLAIN = Assumed("plain", {**_PLAIN, EXPANDABLE: 0}, False, False, False, False)
-EXPANDING = Assumed("expanding", {**_PLAIN, EXPANDABLE: 1}, True, False, False, False)
+
+
+def _lean(name: str, expandable: bool, has_order: bool) -> Assumed:
+    return Assumed(
+        name,
+        {GC_BYTES: 0, AGES: 0, TRACK: 0, MIXED: 0, EXPANDABLE: int(expandable)},
+        expandable=expandable,
+        has_order=has_order,
+        ages_blocks=False,
+        notes_addresses=False,
+    )
+
+
+PLAIN = _lean("plain", expandable=False, has_order=False)
+EXPANDING = _lean("expanding", expandable=True, has_order=False)
 # Of runs that go on from a recorded layout, whose segments' addresses do not tell their age.
-PLAIN_LATER = Assumed("plain later", {**_PLAIN, EXPANDABLE: 0}, False, True, False, False)
-EXPANDING_LATER = Assumed("expanding later", {**_PLAIN, EXPANDABLE: 1}, True, True, False, False)
-ALL = (PLAIN, EXPANDING, PLAIN_LATER, EXPANDING_LATER)
+PLAIN_LATER = _lean("plain later", expandable=False, has_order=True)
+EXPANDING_LATER = _lean("expanding later", expandable=True, has_order=True)
+_LEAN = (PLAIN, EXPANDING, PLAIN_LATER, EXPANDING_LATER)
 
 
 def assumption(opt: np.ndarray, expandable: bool | None, addresses: bool) -> Assumed:
@@ -77,7 +89,7 @@ def assumption(opt: np.ndarray, expandable: bool | None, addresses: bool) -> Ass
         expandable: whether all memory the run can meet is expandable (True) or none (False).
         addresses: whether the address of each event is asked for.
     """
-    fitting = (a for a in ALL if a.holds(opt, expandable, addresses))
+    fitting = (a for a in _LEAN if a.holds(opt, expandable, addresses))
     return next(fitting, NOTHING)
 
 

@@ -169,7 +169,7 @@ STATE = Buffer(
         ("back", "i4"),  # left sibling or parent in the heap of its bin
         ("child", "i4"),
         ("sibling", "i4"),  # also links unmapped ranges
-        ("order", "i4"),  # age of the segment or block; breaks ties of size before addr
+        ("order", "i4"),  # age of the segment or block, where addr does not tell it; see ties.py
         ("phase", "i4"),  # expandable: base of the reservation modulo its page size
         ("asked", "i8", "child"),  # used: bytes of the request served
     ],
