@@ -62,23 +62,21 @@ class Assumed:
 NOTHING = Assumed("nothing", {})
 
 
-def _lean(name: str, expandable: bool, has_order: bool) -> Assumed:
+def _lean(name: str, expandable: bool) -> Assumed:
     return Assumed(
         name,
         {GC_BYTES: 0, AGES: 0, TRACK: 0, MIXED: 0, EXPANDABLE: int(expandable)},
         expandable=expandable,
-        has_order=has_order,
+        has_order=False,
         ages_blocks=False,
         notes_addresses=False,
     )
 
 
-PLAIN = _lean("plain", expandable=False, has_order=False)
-EXPANDING = _lean("expanding", expandable=True, has_order=False)
-# Of runs that go on from a recorded layout, whose segments' addresses do not tell their age.
-PLAIN_LATER = _lean("plain later", expandable=False, has_order=True)
-EXPANDING_LATER = _lean("expanding later", expandable=True, has_order=True)
-_LEAN = (PLAIN, EXPANDING, PLAIN_LATER, EXPANDING_LATER)
+# Not of runs that go on from a recorded layout, where age breaks ties: they are few, and another
+# loop to compile would take longer.
+PLAIN = _lean("plain", expandable=False)
+EXPANDING = _lean("expanding", expandable=True)
 
 
 def assumption(opt: np.ndarray, expandable: bool | None, addresses: bool) -> Assumed:
@@ -89,7 +87,7 @@ def assumption(opt: np.ndarray, expandable: bool | None, addresses: bool) -> Ass
         expandable: whether all memory the run can meet is expandable (True) or none (False).
         addresses: whether the address of each event is asked for.
     """
-    fitting = (a for a in _LEAN if a.holds(opt, expandable, addresses))
+    fitting = (a for a in (PLAIN, EXPANDING) if a.holds(opt, expandable, addresses))
     return next(fitting, NOTHING)
 
 

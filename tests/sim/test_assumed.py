@@ -7,14 +7,7 @@ import pytest
 
 from tightfit.policies.native import replay_native
 from tightfit.sim import replay as replaying
-from tightfit.sim.assumed import (
-    EXPANDING,
-    EXPANDING_LATER,
-    NOTHING,
-    PLAIN,
-    PLAIN_LATER,
-    assumption,
-)
+from tightfit.sim.assumed import EXPANDING, NOTHING, PLAIN, assumption
 from tightfit.sim.device import Device
 from tightfit.sim.memory import Fields
 from tightfit.sim.packing import pack
@@ -58,13 +51,6 @@ def test_the_default_line_is_plain_and_expandable_segments_have_their_own_code()
     assert assumption(options(expandable=1), True, False) is EXPANDING
 
 
-def test_where_age_breaks_ties_it_has_code_of_its_own() -> None:
-    aged = options(tie=TIE_SEGMENT)
-    assert assumption(aged, False, False) is PLAIN_LATER
-    aged[EXPANDABLE] = 1
-    assert assumption(aged, True, False) is EXPANDING_LATER
-
-
 @pytest.mark.interpreted
 @pytest.mark.parametrize("name", KNOWN)
 @pytest.mark.parametrize("start_ops", [0, 40])
@@ -86,8 +72,8 @@ def test_age_is_kept_only_where_addresses_do_not_tell_it(
 
 @pytest.mark.parametrize(
     "values",
-    [{"gc": 1}, {"ages": 1}, {"track": 1}, {"mixed": 1},
-     {"tie": TIE_BLOCK}],
+    [{"gc": 1}, {"ages": 1}, {"track": 1}, {"mixed": 1}, {"tie": TIE_BLOCK},
+     {"tie": TIE_SEGMENT}],
 )  # fmt: skip
 def test_an_option_that_is_on_leaves_no_assumption(values: dict[str, int]) -> None:
     assert assumption(options(**values), False, False) is NOTHING
