@@ -36,7 +36,7 @@ class Assumed:
         name: tells compiled code of one assumption from another's.
         options: option index -> its value.
         expandable: whether all memory is expandable (True) or none (False); None = not known.
-        has_order: whether anything older than its address breaks ties; None = not known.
+        has_order: whether age breaks ties of size before addresses do; None = not known.
         ages_blocks: whether each block has a creation counter of its own; None = not known.
         notes_addresses: whether the address of each event may be asked for.
     """
