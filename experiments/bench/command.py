@@ -191,11 +191,12 @@ def _show(report: dict[str, Any]) -> None:
     )  # fmt: skip
     say()
     lines, per_second = report["lines"], report["recorded_events_per_second"]
+    command = report["command_s"]
     say(
         f"recordings: {per_second / 1e6:.0f} M events/s (geometric mean); "
         f"{lines['lines']:,} lines x {lines['events']:,} events in {lines['seconds']:.1f} s on "
-        f"{lines['threads']} threads; first replay {report['compile_s']:.1f} s while compiling, "
-        f"{report['first_replay_s']['warm']:.2f} s after that, --help {report['help_s']:.2f} s; "
+        f"{lines['threads']} threads; first replay {command['cold']:.1f} s, compiling included, a "
+        f"later one {command['warm']:.2f} s, --help {report['help_s']:.2f} s; "
         f"a policy's own hooks take {report['hooks']['ratio']:.2f} times PyTorch's time"
     )
 

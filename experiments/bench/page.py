@@ -33,6 +33,12 @@ _DEAREST = """Expandable segments cost most on {name}: {ours:.2f} times as much;
 {others}.
 """
 
+_GROWTH = """\
+The steps of std::set, a balanced tree, grow with the logarithm, which here is a straight line.
+What either costs beyond it is memory that no cache holds: instructions hardly grow
+(`decisions/0010-what-an-event-waits-for.md`).
+"""
+
 
 def _dearest(patterns: dict[str, Speed]) -> list[str]:
     """What expandable segments cost others on the pattern where they cost most here."""
@@ -114,6 +120,7 @@ def page_of(report: dict[str, Any]) -> str:
         head = [first, "tightfit ns", "std::set ns", "memory MiB", "touched MiB"]
         parts.append(_table(title, head[: len(rows[0])], rows))
         if key != "length":
+            parts.append(_GROWTH)
             plot = "\n".join(growth_of(report[key], column))
             parts.append(f"```text\n{plot}\n```\n")
     lines, first, command = report["lines"], report["first_replay_s"], report["command_s"]

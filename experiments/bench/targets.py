@@ -75,6 +75,14 @@ def targets_of(report: dict[str, Any]) -> list[tuple[str, str, str, bool]]:
         of_pattern.setdefault(row["pattern"], {})[row["threads"]] = row["events_per_second"]
     if all(2 in speeds for speeds in of_pattern.values()):
         at_least("two cores beside one", CORES, (s[2] / s[1] for s in of_pattern.values()))
+    by_free = report["free_blocks"]
+    ours, of_tree = (growth(by_free, key) for key in ("tightfit_ns", "cpp_set_ns"))
+    if ours is not None and of_tree is not None:
+        rows.append((
+            f"cost from {by_free[0]['free']:,} to {by_free[-1]['free']:,} free blocks, beside "
+            "std::set's logarithmic steps",
+            f"<= {of_tree:.1f}x", f"{ours:.1f}x", ours <= of_tree,
+        ))  # fmt: skip
     command = report["command_s"]
     for what, aim, seconds in (
         ("first tightfit replay, compiling included", FIRST_SECONDS, command["cold"]),
@@ -107,6 +115,16 @@ def expandable_costs(patterns: dict[str, Speed], simulator: str) -> dict[str, fl
             if off is not None and on is not None:
                 costs[name] = on / off
     return costs
+
+
+def growth(rows: list[dict[str, Any]], simulator: str) -> float | None:
+    """How many times the first row's cost per event the last one's is; None = not measured.
+
+    A balanced tree takes logarithmically many steps, so that to grow no faster than std::set does
+    is to grow no faster than the logarithm, on a machine whose caches are too small for both.
+    """
+    first, last = rows[0][simulator], rows[-1][simulator]
+    return None if first is None or last is None else last / first
 
 
 def growth_of(rows: list[dict[str, Any]], column: str, width: int = 40) -> list[str]:

@@ -14,7 +14,7 @@ from tightfit.experiments.bench.command import measure_all
 from tightfit.experiments.bench.compiled import can_time, driver_reason, time_compiled
 from tightfit.experiments.bench.page import page_of
 from tightfit.experiments.bench.set_simulator import CompilerMissing, library, simulate
-from tightfit.experiments.bench.targets import expandable_costs
+from tightfit.experiments.bench.targets import expandable_costs, growth
 from tightfit.experiments.bench.tiling import repeatable_part, tile
 from tightfit.experiments.bench.timing import Speed, make_case, measure
 from tightfit.experiments.cli import main
@@ -212,6 +212,7 @@ def test_the_report_has_every_figure_and_a_page() -> None:
     page = page_of(report)
     assert all(f"| {name} |" in page for name in report["patterns"])
     assert "Expandable segments cost most on" in page
+    assert ("logarithmic steps |" in page) == (shutil.which("g++") is not None)
 
 
 def test_what_expandable_segments_cost_is_told_of_each_simulator() -> None:
@@ -225,6 +226,12 @@ def test_what_expandable_segments_cost_is_told_of_each_simulator() -> None:
     assert expandable_costs(patterns, "tightfit_ns") == {"a": 1.5, "b": 0.8}
     assert expandable_costs(patterns, "cpp_set_ns") == {"a": 1.2}
     assert expandable_costs(patterns, "pytorch_ns") == {}
+
+
+def test_growth_is_of_the_last_row_over_the_first() -> None:
+    rows = [{"ours": x, "theirs": y} for x, y in ((8.0, None), (9.0, 60.0), (20.0, 90.0))]
+    assert growth(rows, "ours") == 2.5
+    assert growth(rows, "theirs") is None
 
 
 def test_a_page_that_cannot_be_written_is_refused_before_anything_is_measured(
