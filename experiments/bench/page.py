@@ -120,7 +120,8 @@ def page_of(report: dict[str, Any]) -> str:
         head = [first, "tightfit ns", "std::set ns", "memory MiB", "touched MiB"]
         parts.append(_table(title, head[: len(rows[0])], rows))
         if key != "length":
-            parts.append(_GROWTH)
+            if key == "free_blocks":
+                parts.append(_GROWTH)
             plot = "\n".join(growth_of(report[key], column))
             parts.append(f"```text\n{plot}\n```\n")
     lines, first, command = report["lines"], report["first_replay_s"], report["command_s"]
