@@ -7,7 +7,7 @@ from typing import Any
 
 from .cases import LEAST_TIMES
 from .command import HEAD, TEXTS, cell, cells_of
-from .targets import expandable_costs, growth_of, targets_of
+from .targets import expandable_costs, growth_plot, targets_of
 from .timing import Speed
 
 MiB = 1 << 20
@@ -35,8 +35,8 @@ _DEAREST = """Expandable segments cost most on {name}: {ours:.2f} times as much;
 
 _GROWTH = """\
 The steps of std::set, a balanced tree, grow with the logarithm, which here is a straight line.
-What either costs beyond it is memory that no cache holds: instructions hardly grow
-(`decisions/0010-what-an-event-waits-for.md`).
+What either costs beyond it is mostly memory that no cache holds
+(`decisions/0010-what-an-event-waits-for.md` counts instructions).
 """
 
 
@@ -122,7 +122,7 @@ def page_of(report: dict[str, Any]) -> str:
         if key != "length":
             if key == "free_blocks":
                 parts.append(_GROWTH)
-            plot = "\n".join(growth_of(report[key], column))
+            plot = "\n".join(growth_plot(report[key], column))
             parts.append(f"```text\n{plot}\n```\n")
     lines, first, command = report["lines"], report["first_replay_s"], report["command_s"]
     each = lines["seconds"] / lines["lines"] * 1e3

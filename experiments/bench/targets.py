@@ -127,7 +127,7 @@ def growth(rows: list[dict[str, Any]], simulator: str) -> float | None:
     return None if first is None or last is None else last / first
 
 
-def growth_of(rows: list[dict[str, Any]], column: str, width: int = 40) -> list[str]:
+def growth_plot(rows: list[dict[str, Any]], column: str, width: int = 40) -> list[str]:
     """A plot in characters: cost per event over a count that grows tenfold from row to row.
 
     A cost that grows with the logarithm of the count makes a straight line; the last column is
