@@ -56,14 +56,15 @@ def user_frame(frames: list[tuple[str, int, str]]) -> str:
 
     Returns:
         "dir/file.py:line function" of the innermost Python frame outside libraries, else of the
-        innermost Python frame. The threads that run backward have no Python frame: then the
-        autograd node, else the innermost function that does more than allocate.
+        innermost Python frame; without the line, if the frame has none. The threads that run
+        backward have no Python frame: then the autograd node, else the innermost function that
+        does more than allocate.
     """
     python = [f for f in frames if f[0].endswith(".py")]
     own = [f for f in python if not _is_library(f)]
     for path, line, function in (own or python)[:1]:
         short = "/".join(_parts(path)[-2:])
-        return f"{short}:{line} {function}"
+        return f"{short}{f':{line}' if line >= 0 else ''} {function}"
     for _, _, function in frames:
         node = re.match(r"torch::autograd::(?:generated::)?(\w+)::apply\(", function)
         if node:

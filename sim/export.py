@@ -35,6 +35,7 @@ STATES = {
     BlockState.ALLOCATED: "active_allocated",
     BlockState.PENDING: "active_pending_free",
 }
+NO_LINES = 1 << 64  # the line -1, of code that belongs to none, stands there as an unsigned number
 NO_CLOCK = "the number of the program's op: a simulation has no clock"
 RECORDED_CLOCK = "when the recorded program asked for it"
 
@@ -137,7 +138,7 @@ class _Origin:
         """Return the frames of a stack; one list per stack, as PyTorch shares them."""
         if number not in self.frames and self.stacks is not None:
             self.frames[number] = [
-                {"filename": filename, "line": line, "name": name}
+                {"filename": filename, "line": line % NO_LINES, "name": name}
                 for filename, line, name in self.stacks[number]
             ]
         return self.frames[number]

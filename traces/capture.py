@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .capture_hook import ENTRIES, circumstances, start_history
-from .errors import ConfigError
+from .errors import ConfigError, TraceError
 
 
 @contextmanager
@@ -29,6 +29,7 @@ def record(path: Path | str, *, stacks: str = "python", entries: int = ENTRIES) 
 
     Raises:
         ConfigError: the name ends otherwise, or PyTorch finds no CUDA device.
+        TraceError: PyTorch's snapshot cannot be read; it is kept beside the file.
     """
     import torch
 
@@ -52,10 +53,13 @@ def record(path: Path | str, *, stacks: str = "python", entries: int = ENTRIES) 
 
 
 def _write(data: bytes, facts: dict, path: Path) -> None:
-    from .provenance import origin_of, put_origin
+    from .provenance import keep_unread, origin_of, put_origin
     from .snapshot import read_snapshot
     from .store import save
 
-    recording = read_snapshot(data, path.name)
+    try:
+        recording = read_snapshot(data, path.name)
+    except TraceError as error:
+        raise keep_unread(data, path, error) from error
     put_origin(recording, origin_of("gpu", "", sys.argv[:1] or ["python"]), facts)
     save(recording, path)

@@ -147,6 +147,23 @@ def _big(data, p):
 
 
 @helper
+def _line(data, word):
+    """Return a frame's line, -1 if it has none, BAD if the word is no 64-bit integer.
+
+    From Python 3.12 on an instruction may belong to no line, such as what leaves an `except`: its
+    line is -1 and stands in the snapshot as an unsigned number.
+
+    Source: torch/csrc/profiler/python/combined_traceback.cpp, PythonTraceback::appendSymbolized.
+    """
+    if word & 15 == BIG:
+        p = word >> 4
+        if data[p] == op.LONG1 and data[p + 1] == 9 and data[p + 10] == 0:
+            return i8(data, p + 2)
+        return _big(data, p)
+    return word >> 4 if word & 15 == INT else BAD
+
+
+@helper
 def _rare(data, p, code):
     """Return the word of an opcode that is rare, 0 if it pushes nothing, and where it ends."""
     if code == op.NONE:
@@ -491,7 +508,7 @@ def run(
                     last_stream = stream
                     last_stream_at = k
             elif kind == FRAME:
-                line = _whole(data, slot[sw.LINE])
+                line = _line(data, slot[sw.LINE])
                 file = slot[sw.FILENAME]
                 name = slot[sw.NAME]
                 if file & 15 == STR and name & 15 == STR and line != BAD:

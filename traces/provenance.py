@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 from collections.abc import Sequence
@@ -9,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .errors import TraceError
 from .recording import Finding
+from .whole_file import replacing
 
 if TYPE_CHECKING:
     from .recording import Recording
@@ -43,17 +46,43 @@ def origin_of(mode: str, profile: str, command: Sequence[str]) -> Origin:
     return Origin(mode, profile, Path(command[0]).name, "")
 
 
-def read_snapshot(told: Path, origin: Origin) -> Recording:
+def read_snapshot(told: Path, origin: Origin, path: Path) -> Recording:
     """Read STEM.pickle beside STEM.json and put into it where it came from.
 
+    Args:
+        told: STEM.json.
+        origin: how it was recorded.
+        path: the recording that is to be made of it.
+
     Raises:
-        TraceError: the snapshot cannot be read.
+        TraceError: the snapshot cannot be read. It is kept beside `path`, and the message says so.
     """
     from .load import load
 
-    recording = load(told.with_suffix(".pickle"))
+    file = told.with_suffix(".pickle")
+    try:
+        recording = load(file)
+    except TraceError as error:
+        raise keep_unread(file.read_bytes(), path, error) from error
     put_origin(recording, origin, json.loads(told.read_text(encoding="utf-8")))
     return recording
+
+
+def keep_unread(data: bytes, path: Path, error: TraceError) -> TraceError:
+    """Keep a snapshot that cannot be read as PyTorch wrote it: the run behind it is not repeated.
+
+    Args:
+        data: the snapshot.
+        path: the recording that was to be made of it; the snapshot lies beside it.
+        error: what is wrong with it.
+
+    Returns:
+        The error, saying where the snapshot is.
+    """
+    kept = path.with_suffix(".pickle.gz")
+    with replacing(kept) as out:
+        out.write(gzip.compress(data, 6))
+    return TraceError(f"{error}; what PyTorch wrote is kept as {kept.name}")
 
 
 def put_origin(recording: Recording, origin: Origin, facts: dict[str, Any]) -> None:

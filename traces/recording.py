@@ -33,7 +33,8 @@ class Stacks:
 
     Attributes:
         strings: distinct file and function names.
-        frames: shape (n_frames, 3) int64: index of filename, line, index of function name.
+        frames: shape (n_frames, 3) int64: index of filename, line (-1 = none), index of function
+            name.
         offsets: shape (n_stacks + 1,) int64; stack k is frame_ids[offsets[k]:offsets[k + 1]].
         frame_ids: rows of `frames`, innermost frame first.
     """

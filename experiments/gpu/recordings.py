@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...traces.errors import VerificationError
+from ...traces.errors import TightfitError, VerificationError
 from ...traces.provenance import origin_of, read_snapshot
 from ...traces.store import save
 from ...traces.strip import without_folders
@@ -73,7 +73,7 @@ def record_all(
             with clock.timing(subject.name):
                 record_one(subject, LINES[line], machine, path)
             tell(f"{path.name}: {path.stat().st_size >> 10:,} KiB")
-        except VerificationError as error:
+        except TightfitError as error:
             tell(f"{path.name}: {error}")
     return sum((folder / f"{s.name}.{line}.npz").is_file() for s, line in wanted), len(wanted)
 
@@ -86,6 +86,7 @@ def record_one(subject: Subject, conf: str, machine: Machine, path: Path) -> Non
 
     Raises:
         VerificationError: it failed, or left no history.
+        TraceError: its snapshot cannot be read; it is kept beside `path`.
     """
     mode = "stand-in" if machine.stand_in else "gpu"
     origin = origin_of(mode, machine.stand_in, [str(subject.script)])
@@ -101,7 +102,7 @@ def record_one(subject: Subject, conf: str, machine: Machine, path: Path) -> Non
             status = run(plan, machine.python, told.append)
             whole = [p for p in told if ".exit" in p.name]
             if status == 0 and whole:
-                recording = without_folders(read_snapshot(whole[0], origin))
+                recording = without_folders(read_snapshot(whole[0], origin, path))
                 recording.name = path.name
                 save(recording, path)
                 return

@@ -12,6 +12,7 @@ import typer
 from ..options import READER_SECONDS, AsJson, CudaBuild, Force, StandIn
 
 if TYPE_CHECKING:
+    from ...traces.errors import TraceError
     from ...traces.provenance import Origin
     from ...traces.recording import Recording
 
@@ -233,7 +234,10 @@ def record_program(
         announce_compiling(READER_SECONDS, loops=())
         files = _Files(out, origin)
         code = run(plan, python, files.add)
-        return files.written(), code
+        done = files.written()
+        if files.unread:
+            raise files.unread[0]
+        return done, code
 
 
 class _Files:
@@ -248,11 +252,13 @@ class _Files:
         self.processes: list[str] = []
         self.found: list[tuple[int, str, str, Path]] = []
         self.counts: dict[tuple[int, str], int] = {}
+        self.unread: list[TraceError] = []
 
     def add(self, told: Path) -> None:
         """Convert one snapshot, beside where it will stand."""
         import json
 
+        from ...traces.errors import TraceError
         from ...traces.provenance import read_snapshot
         from ...traces.store import save
 
@@ -264,17 +270,22 @@ class _Files:
         process = self.processes.index(label) if "rank" not in facts else int(facts["rank"])
         reason = facts["reason"]
         number = self.counts[process, reason] = self.counts.get((process, reason), 0) + 1
+        suffix = "" if reason == "exit" else f".{reason}" + (str(number) if number > 1 else "")
+        word = "rank" if "rank" in facts else "process"
+        middle = f".{word}{process}"
+        path = self.out.with_name(self.out.stem + middle + suffix + ".npz")
         if self.origin.mode == "fake":
             from .fake import read_rows
 
             recording: Recording = read_rows(told, self.origin)
         else:
-            recording = read_snapshot(told, self.origin)
-            told.with_suffix(".pickle").unlink()
-        suffix = "" if reason == "exit" else f".{reason}" + (str(number) if number > 1 else "")
-        word = "rank" if "rank" in facts else "process"
-        middle = f".{word}{process}"
-        path = self.out.with_name(self.out.stem + middle + suffix + ".npz")
+            try:
+                recording = read_snapshot(told, self.origin, path)
+            except TraceError as error:  # said when the program has ended, whose run goes on
+                self.unread.append(error)
+                return
+            finally:
+                told.with_suffix(".pickle").unlink()
         recording.name = path.name
         save(recording, path)
         self.found.append((process, reason, suffix, path))

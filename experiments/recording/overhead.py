@@ -86,7 +86,7 @@ def _convert(plan: Plan) -> int:
         raise VerificationError(f"{' '.join(plan.command)}: nothing was recorded; it must use CUDA")
     entries = 0
     for path in told:
-        recording = read_snapshot(path, origin_of("gpu", "", plan.command))
+        recording = read_snapshot(path, origin_of("gpu", "", plan.command), path)
         save(recording, path.with_suffix(".npz"))
         entries += sum(part.n_entries for part in recording.devices.values())
     return entries

@@ -20,7 +20,7 @@ from tightfit.experiments.verify.check_trace import NoDevice
 from tightfit.experiments.verify.lines import Line
 from tightfit.experiments.verify.machine import Machine, run_whole
 from tightfit.experiments.verify.pieces import GUESS, Clock
-from tightfit.traces.errors import VerificationError
+from tightfit.traces.errors import TraceError, VerificationError
 
 
 class Runs:
@@ -133,6 +133,21 @@ def test_a_recording_that_would_not_be_done_in_time_is_left_to_the_next_call(
     assert 1 <= there <= 3 < wanted and time.monotonic() - begun < 1.2
     again, _ = recordings.record_all(machine, tmp_path, Clock(0.5), lambda _: None)
     assert again == there + 1
+
+
+def test_a_recording_that_cannot_be_read_stops_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def record_one(subject: Any, conf: str, machine: Any, path: Path) -> None:
+        if subject.name == "out_of_memory":
+            raise TraceError("frames: found a list")
+        path.write_bytes(b"recorded")
+
+    monkeypatch.setattr(recordings, "record_one", record_one)
+    said: list[str] = []
+    there, wanted = recordings.record_all(Machine(), tmp_path, Clock(None), said.append)
+    assert there == wanted - 2
+    assert "out_of_memory.default.npz: frames: found a list" in said
 
 
 def test_a_line_that_does_not_fit_is_not_even_predicted(

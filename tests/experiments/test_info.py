@@ -155,6 +155,7 @@ def test_the_owner_is_the_users_own_code() -> None:
     own = ("C:\\Users\\me\\project\\model.py", 39, "forward")
     assert user_frame([("??", 0, "malloc"), library, own]) == "project/model.py:39 forward"
     assert user_frame([("??", 0, "malloc"), library]) == "nn/functional.py:7 softmax"
+    assert user_frame([(own[0], -1, own[2])]) == "project/model.py forward"
     allocator = ("??", 0, "c10::cuda::CUDACachingAllocator::malloc(unsigned long)")
     kernel = ("??", 0, "at::native::bmm(at::Tensor const&)")
     node = ("??", 0, "torch::autograd::generated::BmmBackward0::apply(std::vector<at::Tensor>&&)")

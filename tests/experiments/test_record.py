@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -234,6 +236,48 @@ def test_a_recording_without_entries_is_not_passed_off_as_one(here: Path, capsys
     )
     assert record("-o", "lost.npz", "--", sys.executable, lost) == 0
     assert "0 entries: nothing was allocated, or" in " ".join(capsys.readouterr().out.split())
+
+
+UNREADABLE = (
+    "full = torch.cuda.memory._snapshot",
+    "def odd():",
+    "    snapshot = full()",
+    "    snapshot['device_traces'][0][0]['size'] = 'much'",
+    "    return snapshot",
+)
+
+
+def test_a_snapshot_that_cannot_be_read_is_kept_and_loses_no_other(here: Path, capsys: Any) -> None:
+    script = write_script(
+        here,
+        *UNREADABLE,
+        "torch.use_cuda()",
+        "torch.run_out_of_memory()",  # written and read before the odd one
+        "torch.cuda.memory._snapshot = odd",
+        "open('ended', 'w')",
+    )
+    assert record("--", sys.executable, script) == 2
+    said = capsys.readouterr().err
+    assert "size: found the string 'much'" in said
+    assert "what PyTorch wrote is kept as train.process0.pickle.gz" in said
+    assert (here / "ended").exists() and load(here / "train.oom.npz").devices[0].n_entries == 10
+    kept = pickle.loads(gzip.decompress((here / "train.process0.pickle.gz").read_bytes()))
+    assert kept["device_traces"][0][0]["size"] == "much"
+
+
+def test_the_context_manager_keeps_what_it_cannot_read(here: Path) -> None:
+    script = write_script(
+        here,
+        *UNREADABLE,
+        "from tightfit.traces.capture import record",
+        "torch.cuda.memory._snapshot = odd",
+        "with record('body.npz'): pass",
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "what PyTorch wrote is kept as body.pickle.gz" in done.stderr
+    kept = pickle.loads(gzip.decompress((here / "body.pickle.gz").read_bytes()))
+    assert kept["device_traces"][0][0]["size"] == "much"
 
 
 def test_the_overhead_is_measured_run_by_run(here: Path, capsys: Any) -> None:

@@ -182,6 +182,21 @@ def test_the_project_reads_its_own_export_back(case):
     assert recording.extra["tightfit"]["simulated"] is True
 
 
+def test_a_frame_without_a_line_is_written_as_pytorch_writes_it():
+    program = a_bit_of_everything()
+    written = snapshot_of(program, run_of(program), conf="", release="2.15")
+    frame = {"filename": "a.py", "line": 2**64 - 1, "name": "f"}
+    for entry in written["device_traces"][0]:
+        entry["frames"] = [frame]
+    recording = read_snapshot(pickle.dumps(written, protocol=4), "run.pickle")
+    lifted = lift(recording, 0)
+    again = snapshot_of(
+        lifted, run_of(lifted), conf="", release="2.15", recording=recording
+    )  # fmt: skip
+    found = [f for e in again["device_traces"][0] for f in e.get("frames", [])]
+    assert found and all(f == frame for f in found)
+
+
 def test_keys_follow_the_release():
     program = a_bit_of_everything()
     keys = {}

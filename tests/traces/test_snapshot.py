@@ -130,6 +130,27 @@ def test_frames_equal_in_value_are_one_frame():
     assert_same(rec, value)
 
 
+@pytest.mark.parametrize("written", [2**64 - 1, -1])
+@pytest.mark.parametrize(("protocol", "pure"), PICKLERS)
+def test_a_frame_without_a_line_has_the_line_minus_one(protocol, pure, written):
+    # Python 3.12 and newer: what leaves an `except` belongs to no line, and PyTorch writes an
+    # unsigned number.
+    value = snapshot(n=4)
+    frame = {"filename": "a.py", "line": written, "name": "f"}
+    value["device_traces"][0][2]["frames"] = [frame, {**frame, "line": 7}]
+    rec = read_snapshot(pickled(value, protocol, pure), "x")
+    stack = rec.devices[0].entries["stack"][2]
+    assert rec.stacks[stack] == [("a.py", -1, "f"), ("a.py", 7, "f")]
+
+
+@pytest.mark.parametrize("line", [2**64, 2**63, -(2**63) - 1, 2**71, "7", None, 1.5])
+def test_a_frame_whose_line_is_no_number_of_64_bits_is_refused(line):
+    value = snapshot(n=4)
+    value["device_traces"][0][2]["frames"] = [{"filename": "a.py", "line": line, "name": "f"}]
+    with pytest.raises(TraceError, match=r"device_traces\[0\]\[2\]: frames"):
+        read(value)
+
+
 def test_integers_of_every_width_survive():
     value = snapshot(n=0)
     sizes = [0, 1, 255, 256, 65535, 65536, *(2**k + d for k in range(17, 63) for d in (-1, 0, 1))]

@@ -97,7 +97,8 @@ class Rows:
         key: list[Any] = [operation]
         frame: Any = sys._getframe(1)
         while frame is not None and len(key) < DEEPEST:
-            key.append((frame.f_code, frame.f_lineno))
+            # From Python 3.12 on code may belong to no line, which snapshots show as -1.
+            key.append((frame.f_code, -1 if frame.f_lineno is None else frame.f_lineno))
             frame = frame.f_back
         known = self._number_of.get(tuple(key))
         if known is None:
