@@ -24,6 +24,7 @@ from .bench.command import bench
 from .check import check
 from .compare import compare
 from .convert import convert, strip
+from .explain.command import explain
 from .info import info
 from .live.command import live
 from .oracle.prove import prove
@@ -37,8 +38,8 @@ from .workloads import workloads
 
 # In the order in which they are used: record, look, trust, ask, keep; and what the trust rests on.
 COMMANDS = (
-    record, info, check, replay, tune, verify, compare, live, convert, strip, workloads, prove,
-    bench,
+    record, info, check, replay, explain, tune, verify, compare, live, convert, strip, workloads,
+    prove, bench,
 )  # fmt: skip
 
 OK, NO, BAD_INPUT, BUG, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 70, 130, 141

@@ -55,6 +55,7 @@ def compare(
     from ..sim.costs import costs_words, read_costs
     from ..traces.errors import ConfigError
     from ..traces.units import format_bytes
+    from .asked_device import parse_device
     from .comparison import (
         compare_all,
         contenders,
@@ -63,7 +64,6 @@ def compare(
         without_foresight,
     )
     from .formats import comma_separated, latex, markdown
-    from .replay import parse_device
     from .screen import BESIDE_PLAIN, announce_compiling, emit_json, note, progress
     from .subject import find_release, load_subjects
 

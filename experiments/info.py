@@ -103,6 +103,7 @@ def show(found: Summary, path: str) -> None:
         ended = [d.out_of_memory for d in found.devices if d.device >= 0 and d.out_of_memory]
         least = min((o.capacity_bytes for o in ended if o), default=0)
         room = f" --capacity {exact_bytes(least)}" if least else ""
-        suggest(f"tightfit {then} {path}", f"tightfit tune {path}{room}")
+        why = [f"tightfit explain {path}"] if least else []
+        suggest(f"tightfit {then} {path}", *why, f"tightfit tune {path}{room}")
     else:
         say("There is no history to replay: call torch.cuda.memory._record_memory_history() early.")

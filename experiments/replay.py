@@ -79,6 +79,7 @@ def replay(
     as_json: AsJson = False,
 ) -> None:
     """Replay under other settings, release or device size."""
+    from .asked_device import parse_device
     from .line_notes import notes_on
     from .outfile import check_output
     from .screen import announce_compiling, emit_json
@@ -127,28 +128,9 @@ def replay(
             }
         )
     else:
-        _show(results, notes, fit.words, conf, keep_going, shlex.quote(str(trace)))
+        _show(results, notes, fit.words, conf, keep_going, shlex.quote(str(trace)), gpu)
     if out_of_memory:
         raise typer.Exit(1)
-
-
-def parse_device(capacity: str | None, other: str | None) -> Device:
-    """The simulated device that --capacity and --other describe.
-
-    Raises:
-        ConfigError: a size cannot be read, or others use more than there is.
-    """
-    from ..sim.device import Device
-    from ..traces.errors import ConfigError
-    from ..traces.units import parse_bytes
-
-    total = None if capacity is None else parse_bytes(capacity, "--capacity")
-    taken = 0 if other is None else parse_bytes(other, "--other")
-    if taken and total is None:
-        raise ConfigError("--other: memory of others matters only with --capacity; give both")
-    if total is not None and taken >= total:
-        raise ConfigError(f"--other: found {other}, expected less than --capacity {capacity}")
-    return Device(total, taken)
 
 
 def replay_subject(
@@ -270,12 +252,12 @@ def _show(
     conf: str | None,
     keep_going: bool,
     path: str,
+    gpu: Device,
 ) -> None:
-    from ..traces.units import exact_bytes
+    from .asked_device import device_words
     from .screen import Column, note, say, suggest, table, verdict
 
     failed = [r for r in results if r.ooms]
-    capacity = results[0].capacity_bytes
     verdict(_verdict(results))
     table(
         "",
@@ -309,4 +291,7 @@ def _show(
     if failed and not keep_going:
         say("The replay ends there, as the program would; --keep-going drops the allocation.")
     note(notes)
-    suggest(f"tightfit tune {path}" + (f" --capacity {exact_bytes(capacity)}" if capacity else ""))
+    room = device_words(gpu)
+    line = "" if conf is None else f" --conf {shlex.quote(conf)}"
+    why = [f"tightfit explain {path}{line}{room}"] if failed else []
+    suggest(*why, f"tightfit tune {path}{room}")

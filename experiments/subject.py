@@ -132,9 +132,27 @@ def load_subjects(path: Path, device: int | None = None) -> list[Subject]:
                 f"{path.name}: found no history of device {device}, expected {long.device}"
             )
         return [long]
+    return subjects_of(load_recording(path), path, device)
+
+
+def load_recording(path: Path) -> Recording:
+    """Read a recording; of a large one, say so first.
+
+    Raises:
+        TraceError: the file cannot be read.
+    """
     if path.is_file() and path.stat().st_size > LARGE_FILE:
         warn(f"reading {path.name}, {format_bytes(path.stat().st_size)}")
-    recording = load(path)
+    return load(path)
+
+
+def subjects_of(recording: Recording, path: Path, device: int | None = None) -> list[Subject]:
+    """Return the devices of a recording that have a history, or the one asked for.
+
+    Raises:
+        TraceError: no device has a history.
+        ConfigError: the device asked for is not in it.
+    """
     have = [d for d in sorted(recording.devices) if d >= 0 and recording.devices[d].n_entries]
     if not have:
         raise TraceError(

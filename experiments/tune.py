@@ -14,7 +14,6 @@ import typer
 from .options import MAIN_PATH_SECONDS, AsJson, Capacity, DriverCosts, Other, Torch
 
 if TYPE_CHECKING:
-    from ..sim.device import Device
     from .tune_policy import PolicyAnswer
     from .tuning import Answer
 
@@ -62,8 +61,8 @@ def tune(
 ) -> None:
     """Find the PYTORCH_CUDA_ALLOC_CONF line that fits best."""
     from ..traces.errors import ConfigError
+    from .asked_device import device_words, parse_device
     from .out_of_memory import advice_on_capacity
-    from .replay import parse_device
     from .screen import BESIDE_PLAIN, announce_compiling, emit_json, progress
     from .subject import find_release, load_subjects
     from .tuning import find_line
@@ -88,7 +87,7 @@ def tune(
             emit_json({**found.document(), "driver_costs": costs_from})
         else:
             paths = " ".join(shlex.quote(str(t)) for t in traces)
-            _show_policy(found, paths, costs_from, _asked(gpu))
+            _show_policy(found, paths, costs_from, device_words(gpu))
         if not found.fits:
             raise typer.Exit(1)
         return
@@ -101,14 +100,6 @@ def tune(
         _show(answer, traces)
     if answer.fails:
         raise typer.Exit(1)
-
-
-def _asked(gpu: Device) -> str:
-    """The device asked about, as options of a command that is to be copied; "" if none was."""
-    from ..traces.units import exact_bytes
-
-    words = f" --capacity {exact_bytes(gpu.capacity_bytes)}" if gpu.capacity_bytes else ""
-    return words + (f" --other {exact_bytes(gpu.other_bytes)}" if gpu.other_bytes else "")
 
 
 def _show_policy(answer: PolicyAnswer, paths: str, costs_from: str, asked: str) -> None:
@@ -151,6 +142,7 @@ def _folded(conf: str, width: int = 32) -> str:
 
 def _show(answer: Answer, traces: Sequence[Path]) -> None:
     from ..traces.units import format_bytes
+    from .asked_device import device_words
     from .screen import Column, note, say, suggest, table, verdict
 
     verdict(answer.verdict)
@@ -207,4 +199,7 @@ def _show(answer: Answer, traces: Sequence[Path]) -> None:
     # The recording that needs most: one that fits says nothing of the others.
     worst = max(answer.per_trace, key=lambda t: t.best.peak_reserved_bytes)
     path = shlex.quote(worst.trace)
-    suggest(f"tightfit replay {path} --conf {shlex.quote(answer.best.conf)}{_asked(answer.gpu)}")
+    then = "explain" if answer.fails else "replay"
+    suggest(
+        f"tightfit {then} {path} --conf {shlex.quote(answer.best.conf)}{device_words(answer.gpu)}"
+    )

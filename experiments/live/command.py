@@ -162,8 +162,8 @@ def run_live(
 
     from ...policies.live import setting_of
     from ...policies.user_file import is_user_file
+    from ..asked_device import parse_device
     from ..recording.launch import Plan, environment, find_python, run
-    from ..replay import parse_device
     from ..screen import announce_compiling
 
     setting_of(policy)  # says at once what is wrong with it

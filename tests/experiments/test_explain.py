@@ -1,0 +1,319 @@
+"""`tightfit explain`: verdicts on programs worked out by hand, and on recorded ones."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tightfit.experiments.cli import main
+from tightfit.experiments.explain.asked import ask, choose
+from tightfit.experiments.explain.explanation import Explanation
+from tightfit.experiments.subject import find_release, load_subjects
+from tightfit.policies.native import replay_native
+from tightfit.sim.device import Device
+from tightfit.sim.export import snapshot_of
+from tightfit.sim.packing import pack
+from tightfit.sim.release import release
+from tightfit.sim.settings_line import parse_settings
+from tightfit.traces.event import Action
+from tightfit.traces.load import load
+from tightfit.traces.program import Op
+from tightfit.traces.script import Script
+from tightfit.traces.units import MiB
+
+from . import story
+from .test_out_of_memory import failing
+
+DATA = Path(__file__).resolve().parents[2] / "traces" / "data"
+KEPT, CHURN, WANTED = "train.py:10 keep", "train.py:20 churn", "train.py:30 want"
+EXPANDABLE = "expandable_segments:True"
+
+
+def written(script: Script, path: Path, conf: str = "", capacity: int | None = None) -> Path:
+    """Write a script's run as a snapshot. What is never freed is asked for in `keep`, a request of
+    30 MiB in `want`, all else in `churn`."""
+    program = script.program()
+    rules = release("2.15")
+    settings = parse_settings(conf, rules)
+    run = replay_native(pack(program), settings, rules, Device(capacity), events=True, layout=True)
+    content = snapshot_of(program, run, conf=conf, release="2.15")
+    freed = set(program.arg[np.isin(program.op, (Op.FREE, Op.FREE_LATER))].tolist())
+    malloc = iter(program.arg[program.op == Op.MALLOC].tolist())
+    for entry in content["device_traces"][0]:
+        if entry["action"] in ("alloc", "oom"):
+            lasts = entry["action"] == "alloc" and next(malloc) not in freed
+            line, name = (10, "keep") if lasts else (20, "churn")
+            if entry["size"] == 30 * MiB:
+                line, name = 30, "want"
+            entry["frames"] = [{"filename": "/me/project/train.py", "line": line, "name": name}]
+    path.write_bytes(pickle.dumps(content, protocol=4))
+    return path
+
+
+def scattered() -> Script:
+    """Three segments of 20 MiB, in each 9 MiB that stay and 11 that are free; then 30 MiB."""
+    script = Script()
+    blocks = script.mallocs(*[9 * MiB] * 6)
+    script.free(*blocks[::2])
+    script.malloc(30 * MiB)
+    return script
+
+
+def explained(
+    path: Path, *, conf: str | None = None, capacity: int | None = None, at: int | None = None
+) -> Explanation:
+    subjects = load_subjects(path)
+    rules = find_release(subjects, None).rules
+    return ask(choose(subjects, conf, rules, Device(capacity), at), conf, rules, at)[0]
+
+
+def shares(found: Explanation) -> dict[str, tuple[int, int | None, int | None]]:
+    return {
+        s.what: (s.bytes // MiB, s.pieces, s.largest and s.largest // MiB) for s in found.shares
+    }
+
+
+def test_fragmentation_is_told_with_who_pins_and_the_least_that_frees(tmp_path: Path) -> None:
+    found = explained(written(scattered(), tmp_path / "a.pickle"), capacity=60 * MiB)
+    assert found.kind == "fragmentation" and found.moment == "failed"
+    assert found.want is not None and found.want.where == f"project/{WANTED}"
+    assert (found.asked_bytes, found.room_bytes) == (27 * MiB, 60 * MiB)
+    assert shares(found) == {
+        "in use, as asked for": (27, 3, None),
+        "rounding of what is in use": (0, None, None),
+        "free, where the request looks": (33, 6, 9),
+        "not reserved": (0, None, None),
+    }
+    (pin,) = found.pins
+    assert (pin.where, pin.blocks, pin.alone_bytes, pin.shared_bytes, pin.never_freed) == (
+        f"project/{KEPT}", 3, 33 * MiB, 0, 3
+    )  # fmt: skip
+    # No segment has room for 30 MiB: two of them must be given back, and 9 MiB be freed in each.
+    (change,) = found.changes
+    assert (change.kind, change.blocks, change.bytes) == ("release", 2, 18 * MiB)
+    assert change.fits and change.where == (f"project/{KEPT}",)
+    assert found.smallest_bytes == 90 * MiB
+    assert found.verdict == (
+        "FRAGMENTATION at entry 16: 30.0 MiB were wanted and 33.0 MiB of 60.0 MiB are not in use, "
+        "but the largest free piece where it looks has 9.0 MiB"
+    )
+
+
+def test_a_pool_of_its_own_for_what_stays_is_found_to_help(tmp_path: Path) -> None:
+    script = Script()
+    for _ in range(6):  # what stays comes between what goes
+        going = script.malloc(6 * MiB)
+        script.malloc(3 * MiB)
+        script.free(going)
+        script.malloc(6 * MiB)
+    script.free(*[k for k in range(18) if k % 3 == 2])
+    script.malloc(30 * MiB)
+    found = explained(written(script, tmp_path / "a.pickle"), capacity=62 * MiB)
+    assert found.kind == "fragmentation"
+    helped = {c.kind: c for c in found.changes}
+    assert helped["own pool"].where == (f"project/{KEPT}",)
+    assert helped["own pool"].fits and helped["own pool"].blocks == 6
+
+
+def test_true_exhaustion_is_told_with_who_holds_memory(tmp_path: Path, capsys: Any) -> None:
+    script = Script()
+    script.mallocs(40 * MiB, 15 * MiB)
+    script.malloc(30 * MiB)
+    path = written(script, tmp_path / "a.pickle")
+    found = explained(path, capacity=80 * MiB)
+    assert found.kind == "exhaustion" and not found.changes
+    assert [(h.where, h.bytes) for h in found.holders] == [(f"project/{KEPT}", 55 * MiB)]
+    assert main(["explain", str(path), "--capacity", "80MiB"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.startswith(
+        "TRUE EXHAUSTION at entry 5: the program holds 55.0 MiB and asks for 30.0 MiB more, 5.0 "
+        "MiB more than there is; no setting helps"
+    )
+    assert "who holds memory" in said and "who pins" not in said
+
+
+def test_memory_free_on_another_stream_is_not_free_for_the_request(tmp_path: Path) -> None:
+    script = Script(streams=2, pools=1)
+    other = script.mallocs(9 * MiB, 9 * MiB, stream=1)
+    script.free(other[0])
+    script.mallocs(*[300_000] * 3)
+    inside = script.mallocs(40 * MiB, pool=1)
+    script.free(*inside)
+    script.malloc(30 * MiB)
+    found = explained(written(script, tmp_path / "a.pickle"), capacity=80 * MiB)
+    told = shares(found)
+    assert told["free on another stream"] == (11, 2, 9)
+    assert told["free in a private pool"] == (40, 1, 40)
+    assert told["free in the pool of small requests"][0] == 1
+    assert "free, where the request looks" not in told
+    assert found.verdict.endswith("but nothing is free where it looks")
+
+
+def test_where_nothing_fails_it_is_what_led_to_the_peak(tmp_path: Path) -> None:
+    script = Script()
+    script.mallocs(200 * MiB, 30 * MiB)
+    script.mallocs(2000)  # a segment more, which explains nothing
+    found = explained(written(script, tmp_path / "a.pickle"))
+    assert (found.kind, found.moment) == ("waste", "grew")
+    assert (found.reserved_bytes, found.reached_bytes) == (200 * MiB, 230 * MiB)
+    assert found.peak_reserved_bytes == 232 * MiB
+    assert found.verdict.startswith("GREW NEAR ITS PEAK at entry 3: 30.0 MiB were wanted")
+    lone = explained(written(scattered(), tmp_path / "b.pickle"))
+    assert lone.verdict == (
+        "GREW TO ITS PEAK at entry 16: 30.0 MiB were wanted and 33.0 MiB (55.0%) of 60.0 MiB "
+        "reserved were not in use, but the largest free piece where it looks has 9.0 MiB "
+        "(simulated)"
+    )
+
+
+def test_a_flush_at_the_right_moment_is_found(tmp_path: Path) -> None:
+    script = Script()
+    script.free(script.malloc(100 * MiB))  # cached, and too small for what follows
+    script.malloc(120 * MiB)
+    found = explained(written(script, tmp_path / "a.pickle"))
+    (change,) = found.changes
+    assert change.kind == "flush" and change.peak_reserved_bytes == 120 * MiB
+    assert change.entry == 5 and change.where == (f"project/{KEPT}",)
+
+
+def test_any_entry_can_be_asked_about(tmp_path: Path, capsys: Any) -> None:
+    path = written(scattered(), tmp_path / "a.pickle")
+    # Entry 4 is the third allocation: 27 MiB in two segments.
+    found = explained(path, at=4)
+    assert found.moment == "asked" and found.asked_bytes == 27 * MiB
+    assert found.reserved_bytes == 40 * MiB and not found.changes
+    assert (
+        found.verdict
+        == "at entry 4: 13.0 MiB (32.5%) of 40.0 MiB reserved are not in use (simulated)"
+    )
+    assert main(["explain", str(path), "--at", "999"]) == 2
+    assert "--at: found 999, expected an entry of 0 to 16" in capsys.readouterr().err
+    assert main(["explain", str(path), "--at", "16", "--capacity", "60MiB"]) == 2
+    assert "memory runs out before it, at entry 16" in capsys.readouterr().err
+
+
+def test_a_recorded_failure_is_explained_on_what_the_run_could_have(tmp_path: Path) -> None:
+    path = written(scattered(), tmp_path / "a.pickle", capacity=60 * MiB)
+    found = explained(path)
+    assert (found.kind, found.room_bytes, found.note) == ("fragmentation", 60 * MiB, "")
+    assert found.want is not None and found.want.bytes == 30 * MiB
+    assert [c.kind for c in found.changes] == ["release"]
+
+
+def test_a_failure_that_no_replay_shows_is_explained_as_recorded(tmp_path: Path) -> None:
+    # 1 MiB is wanted while a block of 20 MiB is free: others must have been at work.
+    found = explained(failing(tmp_path, 2 * MiB, 0))
+    assert found.moment == "failed" and found.entry == 9
+    assert "does not fail where that did" in found.note
+    assert not found.changes, "a replay that does not fail shows of no change that it helps"
+
+
+def test_a_state_without_history_is_explained_as_it_is(tmp_path: Path, capsys: Any) -> None:
+    content = story.snapshot()
+    content["device_traces"] = [[]]
+    path = story.dump(content, tmp_path / "state.pickle")
+    assert main(["explain", str(path)]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("AT THE END: ") and "(as recorded)" in said
+    assert "There is no history to replay" in said
+    assert main(["explain", str(path), "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["simulated"] is False and answer["moment"] == "end"
+    assert sum(s["bytes"] for s in answer["shares"]) == answer["reserved_bytes"] == 2 * MiB
+    assert main(["explain", str(path), "--capacity", "1GiB"]) == 2
+    assert "found no history, only a state" in capsys.readouterr().err
+    assert main(["explain", str(path), "--device", "7"]) == 2
+    assert "found nothing of device 7, expected one of 0" in capsys.readouterr().err
+
+
+def test_a_long_trace_is_refused(tmp_path: Path, capsys: Any) -> None:
+    path = tmp_path / "kv.events"
+    assert main(["workloads", "kv_doubling", str(path), "--events", "2000"]) == 0
+    capsys.readouterr()
+    assert main(["explain", str(path)]) == 2
+    assert "is a long trace" in capsys.readouterr().err
+
+
+def test_what_was_live_before_recording_began_is_said_so(tmp_path: Path) -> None:
+    content = pickle.loads(written(scattered(), tmp_path / "a.pickle").read_bytes())
+    history = content["device_traces"][0]
+    del history[:5]  # the first two segments and three of their blocks
+    path = story.dump(content, tmp_path / "warm.pickle")
+    found = explained(path)
+    assert found.moment == "grew"
+    places = {p.where for p in found.pins}
+    # A block that is there at the end has its stack in the final state; one that went has none.
+    assert f"project/{KEPT}" in places or "(no stack recorded)" in places
+    early = explained(path, at=0)
+    assert "(before recording began)" in {h.where for h in early.holders}
+
+
+@pytest.mark.parametrize("name", ["oom.default", "oom.expandable"])
+def test_the_figures_of_a_recorded_failure_are_those_of_its_history(name: str) -> None:
+    path = DATA / f"{name}.npz"
+    found = explained(path)
+    entries = load(path).devices[0].entries
+    failed = int(np.flatnonzero(entries["action"] == Action.OOM)[0])
+    assert found.entry == failed and not found.note
+    live: dict[int, int] = {}
+    reserved = 0
+    for action, addr, size in zip(
+        *(entries[c][:failed].tolist() for c in ("action", "addr", "size")), strict=True
+    ):
+        if action == Action.ALLOC:
+            live[addr] = size
+        elif action == Action.FREE_COMPLETED:
+            del live[addr]
+        elif action in (Action.SEGMENT_ALLOC, Action.SEGMENT_MAP):
+            reserved += size
+        elif action in (Action.SEGMENT_FREE, Action.SEGMENT_UNMAP):
+            reserved -= size
+    assert found.asked_bytes == sum(live.values()) and found.reserved_bytes == reserved
+    assert found.shares[0].pieces == len(live)
+    assert {c.kind for c in found.changes} >= {"hole", "flush"}
+    assert all(c.fits for c in found.changes)
+
+
+@pytest.mark.parametrize(
+    ("name", "conf"),
+    [("gpt_bf16_varlen.default", None), ("gpt_bf16_varlen.default", EXPANDABLE),
+     ("cuda_graphs.expandable", None), ("sharded_rank3of4.default", None)],
+)  # fmt: skip
+def test_the_shares_of_a_recorded_peak_are_the_replay_s(name: str, conf: str | None) -> None:
+    found = explained(DATA / f"{name}.npz", conf=conf)
+    assert sum(s.bytes for s in found.shares) == found.reserved_bytes
+    assert sum(h.bytes for h in found.holders) == found.asked_bytes
+    assert found.reserved_bytes < found.reached_bytes <= found.peak_reserved_bytes
+    assert found.bound_bytes is not None and found.bound_bytes <= found.peak_reserved_bytes
+    for change in found.changes:
+        assert change.fits and change.peak_reserved_bytes < found.peak_reserved_bytes
+
+
+def test_json_tells_all_of_it(capsys: Any) -> None:
+    assert main(["explain", str(DATA / "oom.default.npz"), "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["simulated"] is True and answer["kind"] == "fragmentation"
+    assert answer["capacity_bytes"] == answer["room_bytes"] == 4044 * MiB
+    assert answer["want"]["lane"] == {"stream": 0, "pool": 0, "is_small": False}
+    assert {"conf", "torch", "torch_found", "device", "entry", "words", "findings"} <= set(answer)
+    assert {"where", "blocks", "bytes", "alone_bytes", "shared_bytes", "never_freed"} == set(
+        answer["pins"][0]
+    )
+    assert {"kind", "where", "blocks", "bytes", "entry", "fits", "ends_at"} <= set(
+        answer["changes"][0]
+    )
+
+
+def test_a_recording_that_ran_out_leads_to_its_explanation(capsys: Any) -> None:
+    path = str(DATA / "oom.default.npz")
+    assert main(["info", path]) == 0
+    assert f"tightfit explain {path} / " in capsys.readouterr().out
+    assert main(["replay", path, "--conf", "", "--capacity", "4044MiB"]) == 1
+    assert f"tightfit explain {path} --conf '' --capacity 4044MiB / " in capsys.readouterr().out
+    assert main(["tune", path, "--capacity", "3GiB"]) == 1
+    assert f"next: tightfit explain {path} --conf" in capsys.readouterr().out
