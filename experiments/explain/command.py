@@ -159,7 +159,7 @@ def show(found: Explanation, device: int) -> None:
             ),
         )
         _others(len(found.holders) - PLACES_SHOWN, "place")
-    if found.kind != "exhaustion":
+    if found.kind not in ("exhaustion", "limit"):
         _show_pins(found)
         _show_maps(found)
         _show_changes(found)
@@ -268,7 +268,7 @@ def _words(kind: str, where: tuple[str, ...], entry: int | None) -> str:
     """A change in words, with its places below."""
     said = {
         "hole": "free these, for a hole there:",
-        "release": "free these, to give segments back:",
+        "release": "free these, to give memory back:",
         "own pool": "a MemPool of its own for:",
         "flush": f"empty_cache() once, at entry {entry or 0:,}, before:",
     }[kind]

@@ -16,7 +16,7 @@ from .places import Places
 from .standing import Segment, Share, segments_of, shares_of, units_of
 from .tried import Change, Trial
 
-Verdict = Literal["exhaustion", "fragmentation", "reservation", "waste"]
+Verdict = Literal["exhaustion", "limit", "fragmentation", "reservation", "waste"]
 
 
 @dataclass(frozen=True)
@@ -24,13 +24,15 @@ class Explanation:
     """Why memory ran out, or where it is at a moment; simulated.
 
     Attributes:
-        kind: "exhaustion" = what the program holds and wants is more than there is; "fragmentation"
-            = it is not, but no free piece will do; "reservation" = there is memory, but not in the
-            address range that was reserved for it; "waste" = nothing failed.
+        kind: "exhaustion" = what the program holds and wants is more than there is; "limit" = more
+            than the least that a limit of the process, which is not recorded, can have been;
+            "fragmentation" = it is not, but no free piece will do; "reservation" = there is memory,
+            but not in the address range that was reserved for it; "waste" = nothing failed.
         moment: as Moment.kind, or "end" of a recording without a history.
         entry: the recorded entry; None = before the first.
         want: the request that failed, or for which memory was taken from the driver.
         room_bytes: what the allocator may reserve; None = without limit.
+        met_limit: the room is only the least it can have been.
         reserved_bytes: what it has reserved.
         reached_bytes: what is reserved once the request is served; the same, if it is not.
         peak_reserved_bytes: the most that is reserved, until memory runs out.
@@ -51,6 +53,7 @@ class Explanation:
     entry: int | None
     want: Want | None
     room_bytes: int | None
+    met_limit: bool
     reserved_bytes: int
     reached_bytes: int
     peak_reserved_bytes: int
@@ -76,6 +79,12 @@ class Explanation:
             name = "MOST IS IN USE " if self.moment == "peak" else ""
             return f"{name}{when}: {said} (simulated)"
         size = format_bytes(want.bytes)
+        if self.kind == "limit":
+            return (
+                f"A LIMIT WAS MET {when}: the program holds {format_bytes(self.asked_bytes)} and "
+                f"asks for {size} more; of its limit nothing is known but that it was "
+                f"{format_bytes(self.room_bytes or 0)} or more"
+            )
         if self.kind == "exhaustion":
             over = self.asked_bytes + want.bytes - (self.room_bytes or 0)
             return (
@@ -122,7 +131,14 @@ class Explanation:
         """What else there is to say, in plain sentences."""
         out = []
         room = self.room_bytes
-        if self.moment == "failed" and room is not None and self.kind != "exhaustion":
+        if self.met_limit and room is not None:
+            taken = "" if self.kind == "limit" else f"; it was {format_bytes(room)} or more, and is"
+            taken += "" if self.kind == "limit" else " taken to have been that"
+            out.append(
+                f"The limit of the process that was met is not recorded{taken}. --capacity asks "
+                "about another."
+            )
+        elif self.moment == "failed" and room is not None and self.kind != "exhaustion":
             if self.bound_bytes is not None and self.bound_bytes > room:
                 out.append(
                     f"Later the program holds {format_bytes(self.bound_bytes)} at once, "
@@ -165,7 +181,7 @@ def explain_moment(
     if want is not None and room is not None and moment.kind == "failed":
         kind = "fragmentation"
         if asked + want.bytes > room:
-            kind = "exhaustion"
+            kind = "limit" if moment.met_limit else "exhaustion"
         elif room - reserved >= want.segment_bytes:
             kind = "reservation"
     trial = Trial(program, places, under, moment, advance)
@@ -180,6 +196,7 @@ def explain_moment(
         entry=moment.entry,
         want=want,
         room_bytes=room,
+        met_limit=moment.met_limit,
         reserved_bytes=reserved,
         reached_bytes=moment.reached,
         peak_reserved_bytes=moment.peak,

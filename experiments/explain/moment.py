@@ -114,6 +114,8 @@ class Moment:
         reached: bytes reserved once the request was served; what is reserved then, if it was not.
         peak: the most that is reserved, bytes, until memory runs out.
         note: what a user should know about how the moment was found; "" = nothing.
+        met_limit: a limit of the process was met, which is not recorded: the room is the least it
+            can have been.
     """
 
     kind: Literal["failed", "grew", "peak", "asked"]
@@ -125,6 +127,7 @@ class Moment:
     reached: int
     peak: int
     note: str = ""
+    met_limit: bool = False
 
 
 def find_moment(
@@ -163,11 +166,13 @@ def find_moment(
         return _as_recorded(program, places, under, recorded)
     assert run.layout is not None
     room, peak = under.room(program), run.stats["reserved_bytes.all.peak"]
+    limited = recorded is not None and recorded.is_limited
     if failed:
         op = run.first_oom_op
         want = _want(program, places, under, op)
         held = run.layout.reserved_bytes
-        return Moment("failed", op, _entry(program, op), run.layout, want, room, held, peak)
+        entry = _entry(program, op)
+        return Moment("failed", op, entry, run.layout, want, room, held, peak, "", limited)
     growth = _growth(run, peak)
     if growth is None:
         op = _busiest_op(run)
@@ -221,7 +226,9 @@ def _as_recorded(
     )
     want, room = _want(program, places, under, op), under.room(program)
     held, peak = run.layout.reserved_bytes, recorded.peak_reserved_bytes
-    return Moment("failed", op, recorded.entry, run.layout, want, room, held, peak, note)
+    return Moment(
+        "failed", op, recorded.entry, run.layout, want, room, held, peak, note, recorded.is_limited
+    )
 
 
 def _want(program: Program, places: Places, under: Conditions, op: int) -> Want:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -35,6 +35,7 @@ class Change:
         where: places in the user's code, those of most bytes first; of a flush, what comes next.
         blocks, bytes: blocks freed, or allocations moved; None = none of either.
         entry: of a flush, the recorded entry before which it is called.
+        freed: the recorded entries that had allocated what is freed; -1 = before the first.
         fits: whether the whole program then runs.
         ends_at: the recorded entry at which memory runs out instead; None = it does not.
         peak_reserved_bytes: of the changed program, until it ends.
@@ -45,6 +46,7 @@ class Change:
     blocks: int | None
     bytes: int | None
     entry: int | None
+    freed: tuple[int, ...]
     fits: bool
     ends_at: int | None
     peak_reserved_bytes: int
@@ -94,7 +96,9 @@ class Trial:
             run = self.play(changed)
             if self._serves(run, op + len(allocs), size_of(blocks)):
                 where = self._places_of(blocks)
-                out.append(self._change(kind, run, changed, where, len(blocks), size_of(blocks)))
+                entries = tuple(int(self.places.entry[a]) for a in allocs)
+                found = self._change(kind, run, changed, where, len(blocks))
+                out.append(replace(found, bytes=size_of(blocks), freed=entries))
         return out
 
     def _serves(self, run: Run, op: int, freed: int) -> bool:
@@ -128,7 +132,8 @@ class Trial:
             if not self._helps(run, changed):
                 continue
             entry = int(self.program.entry[op])
-            found = self._change("flush", run, changed, (self.places.of_op(op),), None, None, entry)
+            found = self._change("flush", run, changed, (self.places.of_op(op),), None)
+            found = replace(found, entry=entry)
             if best is None or _rank(found) < _rank(best):
                 best = found
         return [best] if best else []
@@ -183,14 +188,12 @@ class Trial:
         changed: Program,
         where: tuple[str, ...],
         blocks: int | None,
-        size: int | None = None,
-        entry: int | None = None,
     ) -> Change:
         ends_at = None
         if run.first_oom_op >= 0:
             ends_at = int(changed.entry[: run.first_oom_op + 1].max(initial=0))
         return Change(
-            kind, where, blocks, size, entry, run.first_oom_op < 0, ends_at,
+            kind, where, blocks, None, None, (), run.first_oom_op < 0, ends_at,
             run.stats["reserved_bytes.all.peak"],
         )  # fmt: skip
 

@@ -1,0 +1,156 @@
+"""What `explain` says would have helped, made true: the changed program on the real allocator.
+
+A program is recorded over the stand-in and explained, on less memory too; then it is changed as the
+explanation says, run by the same PyTorch, and must reserve at its peak what was predicted, to the
+byte, and run out of memory where it was predicted to, and only there.
+Needs the whole wheel of a release, 0.5 GB; conftest.py says which.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tightfit.experiments import cli
+from tightfit.experiments.explain.asked import ask, choose
+from tightfit.experiments.explain.explanation import Explanation
+from tightfit.experiments.explain.tried import Change
+from tightfit.experiments.recording.whole_wheel import Build
+from tightfit.experiments.subject import load_subjects
+from tightfit.sim.device import Device
+from tightfit.sim.release import release
+from tightfit.traces.event import Action
+from tightfit.traces.load import load
+from tightfit.traces.recording import Recording
+from tightfit.traces.units import MiB
+
+EXPANDABLE = "expandable_segments:True"
+pytestmark = pytest.mark.slow
+
+SCRIPT = """
+import contextlib, ctypes, sys, torch
+
+MiB = 1 << 20
+LIMIT, FLUSH, AT, APART = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+FREE = [int(word) for word in sys.argv[5:]]
+if LIMIT:  # somebody else takes all but this
+    rest = (torch.cuda.mem_get_info()[0] - LIMIT * MiB) // (2 * MiB) * 2 * MiB
+    took = ctypes.CDLL(None).cudaMalloc(ctypes.byref(ctypes.c_void_p()), ctypes.c_size_t(rest))
+    assert took == 0
+pool = torch.cuda.MemPool() if APART else None
+made = {}
+
+def before():
+    if len(made) == FLUSH:
+        torch.cuda.empty_cache()
+    if len(made) == AT:
+        for number in FREE:
+            made[number] = None
+
+def keep(mib):
+    before()
+    with torch.cuda.use_mem_pool(pool) if APART == "keep" else contextlib.nullcontext():
+        made[len(made)] = torch.empty(mib * MiB, dtype=torch.uint8, device="cuda")
+
+def churn(mib):
+    before()
+    made[len(made)] = torch.empty(mib * MiB, dtype=torch.uint8, device="cuda")
+    return len(made) - 1
+
+going = []
+for step in range(6):  # what stays comes between what goes
+    first = churn(7 + step % 3)
+    keep(2 + step % 2)
+    made[first] = None
+    going.append(churn(5 + step % 4))
+for number in going:
+    made[number] = None
+large = churn(48)
+made[large] = None
+churn(61)
+print("done")
+"""
+
+
+def run(
+    build: Build, folder: Path, name: str, conf: str, limit: int, flush: int = -1, at: int = -1,
+    apart: str = "", free: tuple[int, ...] = (),
+) -> Recording:  # fmt: skip
+    """Record the program, changed, and return the recording."""
+    script = folder / f"{name}.py"
+    script.write_text(SCRIPT)
+    out = folder / f"{name}.npz"
+    options = [
+        "--stand-in",
+        "h100-80g",
+        "--torch",
+        build.wheel.version,
+        "-o",
+        str(out),
+        "--conf",
+        conf,
+    ]
+    words = [sys.executable, str(script), *map(str, (limit, flush, at, apart, *free))]
+    status = cli.main(["record", *options, "--", *words])
+    recording = load(out)
+    assert status == int(has_failed(recording))
+    return recording
+
+
+def explained(build: Build, path: Path, limit: int) -> Explanation:
+    rules, gpu = release(build.wheel.version), Device(limit * MiB or None)
+    return ask(choose(load_subjects(path), None, rules, gpu, None), None, rules)[0]
+
+
+def changed(
+    build: Build, folder: Path, conf: str, limit: int, base: Recording, at: int, change: Change
+) -> Recording:
+    """The program with a change to what it does until entry `at`."""
+    entries = base.devices[0].entries
+    number = np.cumsum(entries["action"] == Action.ALLOC) - 1  # of the allocation at an entry
+    flush = -1 if change.entry is None else int(number[change.entry])
+    free = tuple(int(number[entry]) for entry in change.freed)
+    apart = "keep" if change.kind == "own pool" else ""
+    name = change.kind.replace(" ", "_")
+    return run(build, folder, name, conf, limit, flush, int(number[at]), apart, free)
+
+
+def peak(recording: Recording) -> int:
+    """What the run's own memory_stats said."""
+    return recording.extra["recorded"]["devices"]["0"]["stats"]["reserved_bytes.all.peak"]
+
+
+def has_failed(recording: Recording) -> bool:
+    return bool((recording.devices[0].entries["action"] == Action.OOM).any())
+
+
+@pytest.mark.parametrize(
+    ("conf", "limit", "expected"),
+    [
+        ("", 0, {"flush"}),
+        ("", 100, {"release", "own pool"}),
+        (EXPANDABLE, 100, {"hole", "release", "own pool"}),
+        (EXPANDABLE, 90, {"hole", "release", "own pool"}),  # two of them only put the failure off
+    ],
+)
+def test_each_change_does_what_was_predicted(
+    build: Build, tmp_path: Path, conf: str, limit: int, expected: set[str]
+) -> None:
+    base = run(build, tmp_path, "base", conf, 0)
+    found = explained(build, tmp_path / "base.npz", limit)
+    assert found.moment == ("failed" if limit else "grew")
+    as_it_was = run(build, tmp_path, "limited", conf, limit) if limit else base
+    assert peak(as_it_was) == found.peak_reserved_bytes and has_failed(as_it_was) == bool(limit)
+    kinds = set()
+    for change in found.changes:
+        if change.kind == "own pool" and "keep" not in change.where[0]:
+            continue
+        kinds.add(change.kind)
+        assert found.entry is not None
+        real = changed(build, tmp_path, conf, limit, base, found.entry, change)
+        assert peak(real) == change.peak_reserved_bytes, change
+        assert has_failed(real) == (not change.fits), change
+    assert kinds >= expected, found.changes
