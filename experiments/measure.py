@@ -20,15 +20,15 @@ from ..sim.requests import Requests
 from ..sim.run import Run
 from ..sim.settings import Settings
 from ..sim.state import HUGE, MAX_NON_SPLIT_ROUNDING, MAX_SPLIT
-from ..traces.units import MiB, round_up
+from ..traces.units import MiB
 from .outcome import Outcome
 from .outcome_cache import OutcomeCache, identity
 from .share_out import share_out
+from .smallest import ran, smallest_device
 from .subject import Subject
 from .worth import Worth
 
 WORTH_KEEPING = 5.0  # seconds
-CAPACITY_STEP = 2 * MiB  # the driver gives out no less
 
 
 class Bench:
@@ -137,23 +137,12 @@ class Bench:
             Total bytes of the device, the memory of others included.
         """
         other = self.gpu.other_bytes
-        free = self._run(subject, settings, Device())
-        low = free.stats["requested_bytes.all.peak"] // CAPACITY_STEP * CAPACITY_STEP
-        high = round_up(free.stats["reserved_bytes.all.peak"], CAPACITY_STEP)
-        while not self._fits(subject, settings, high + other):  # odd sizes cost the driver more
-            high += CAPACITY_STEP
-        low = min(low, high) - CAPACITY_STEP
-        while high - low > CAPACITY_STEP:
-            middle = (low + high) // 2 // CAPACITY_STEP * CAPACITY_STEP
-            if middle > 0 and self._fits(subject, settings, middle + other):
-                high = middle
-            else:
-                low = middle
-        return high + other
 
-    def _fits(self, subject: Subject, settings: Settings, total: int) -> bool:
-        stats = self._run(subject, settings, replace(self.gpu, capacity_bytes=total)).stats
-        return stats["num_ooms"] + stats["num_oom_rejections"] == 0
+        def fits(own: int) -> bool:
+            gpu = replace(self.gpu, capacity_bytes=own + other)
+            return ran(self._run(subject, settings, gpu))
+
+        return smallest_device(fits, self._run(subject, settings, Device())) + other
 
     def _requested(self, k: int) -> int:
         """Peak requested bytes of subject k on a device that never runs out: a line's no matter."""

@@ -14,8 +14,8 @@ import typer
 from .options import MAIN_PATH_SECONDS, AsJson, Capacity, DriverCosts, Other, Torch
 
 if TYPE_CHECKING:
+    from .answer import Answer
     from .tune_policy import PolicyAnswer
-    from .tuning import Answer
 
 TRIALS = 64
 
@@ -157,10 +157,14 @@ def _show(answer: Answer, traces: Sequence[Path]) -> None:
     if answer.gpu.capacity_bytes is not None:
         columns += ["retries", "fits"]
     rows: list[list[str | int | float | None]] = []
-    for role, shown in answer.rows():
+    first = answer.first_block
+    named = [(role, shown, _folded(shown.conf) or "(default)") for role, shown in answer.rows()]
+    if first is not None:
+        named.append(("first block", first, f"{format_bytes(first.bytes)} freed,\nthen (default)"))
+    for role, shown, line in named:
         row: list[str | int | float | None] = [
             _folded(role, 18),
-            _folded(shown.conf) or "(default)",
+            line,
             shown.peak_reserved_bytes,
             shown.waste,
             shown.device_allocs + shown.device_frees,
@@ -189,6 +193,13 @@ def _show(answer: Answer, traces: Sequence[Path]) -> None:
         say(line)
     if answer.best.conf and not answer.fails:
         print(f"export PYTORCH_CUDA_ALLOC_CONF={answer.best.conf}")
+    if first is not None:
+        say(
+            "First block: no line, but one statement before the program allocates anything else"
+            + (", on the stream that holds most" if first.stream else "")
+            + "; rather a little more than a little less:"
+        )
+        print(first.statement)
     note(answer.findings)
     recorded = answer.recorded_peak_bytes
     if recorded:

@@ -131,3 +131,12 @@ class Program:
     def n_start(self) -> int:
         """Number of allocations live or pending at the start."""
         return int((self.start.blocks["alloc"] >= 0).sum())
+
+
+# For a program that was changed: what the driver did for the recorded one says nothing of it.
+NO_DRIVER = {
+    "driver_op": np.zeros(0, np.int64),
+    "driver_action": np.zeros(0, np.uint8),
+    "driver_addr": np.zeros(0, np.uint64),
+    "driver_size": np.zeros(0, np.int64),
+}

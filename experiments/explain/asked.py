@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 from ...sim.device import Device
 from ...sim.release import Release
-from ...traces.units import round_up
-from ..measure import CAPACITY_STEP
+from ..first_block import BETWEEN, SHARES
 from ..out_of_memory import OutOfMemory, first_out_of_memory
+from ..smallest import ran, smallest_device
 from ..subject import Subject
 from .explanation import Explanation, explain_moment
 from .moment import Conditions, conditions_of, find_moment
 from .places import Places
 from .tried import FLUSHES_TRIED, OWNERS_TRIED
 
-STEPS = OWNERS_TRIED + FLUSHES_TRIED + 20  # replays, about
+STEPS = OWNERS_TRIED + FLUSHES_TRIED + len(SHARES) + 2 * BETWEEN + 20  # replays, about
 
 
 @dataclass(frozen=True)
@@ -84,29 +84,17 @@ def ask(
     moment = find_moment(subject.program, places, under, asked.recorded, at)
     smallest = None
     if moment.kind == "failed":
-        smallest = smallest_device(subject, under, advance)
+        smallest = _smallest(subject, under, advance)
     return explain_moment(subject.program, places, under, moment, smallest, advance), under
 
 
-def smallest_device(subject: Subject, under: Conditions, advance: Callable[[], None]) -> int:
-    """Least memory, in steps of 2 MiB, on which the program runs; bisected."""
-    other = under.gpu.other_bytes
-    program = subject.program
+def _smallest(subject: Subject, under: Conditions, advance: Callable[[], None]) -> int:
+    """Least memory on which the program runs under these conditions."""
+    other, granularity = under.gpu.other_bytes, under.gpu.granularity
 
-    def fits(total: int) -> bool:
-        run = under.play(program, Device(total, other, under.gpu.granularity))
+    def fits(own: int) -> bool:
+        run = under.play(subject.program, Device(own + other, other, granularity))
         advance()
-        return run.stats["num_ooms"] + run.stats["num_oom_rejections"] == 0
+        return ran(run)
 
-    free = under.play(program, Device()).stats
-    low = free["requested_bytes.all.peak"] // CAPACITY_STEP * CAPACITY_STEP - CAPACITY_STEP
-    high = round_up(free["reserved_bytes.all.peak"], CAPACITY_STEP)
-    while not fits(high + other):
-        high += CAPACITY_STEP
-    while high - low > CAPACITY_STEP:
-        middle = (low + high) // 2 // CAPACITY_STEP * CAPACITY_STEP
-        if middle > 0 and fits(middle + other):
-            high = middle
-        else:
-            low = middle
-    return high + other
+    return smallest_device(fits, under.play(subject.program, Device())) + other

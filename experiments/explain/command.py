@@ -246,7 +246,7 @@ def _show_changes(found: Explanation) -> None:
             [
                 "change",
                 "blocks",
-                Column("freed", "bytes"),
+                Column("size", "bytes"),
                 "then",
                 Column("peak reserved", "bytes"),
             ],
@@ -271,6 +271,7 @@ def _words(kind: str, where: tuple[str, ...], entry: int | None) -> str:
         "release": "free these, to give memory back:",
         "own pool": "a MemPool of its own for:",
         "flush": f"empty_cache() once, at entry {entry or 0:,}, before:",
+        "first block": "allocate one block and free it, first",
     }[kind]
     rest = len(where) - PLACES_NAMED
     more = [f"  and {rest:,} other place{'s' if rest > 1 else ''}"] if rest > 0 else []

@@ -184,12 +184,13 @@ def explain_moment(
             kind = "limit" if moment.met_limit else "exhaustion"
         elif room - reserved >= want.segment_bytes:
             kind = "reservation"
+    bound = under.play(program, Device()).stats["requested_bytes.all.peak"]
     trial = Trial(program, places, under, moment, advance)
     changes: list[Change] = []
     # A failure that no replay shows is gone whatever is changed: nothing can be tried on it.
     if kind in ("fragmentation", "waste") and moment.kind != "asked" and not moment.note:
         changes = trial.frees(segments) + trial.own_pools(pins) + trial.flush()
-    bound = under.play(program, Device()).stats["requested_bytes.all.peak"]
+        changes += trial.first_block(bound)
     return Explanation(
         kind=kind,
         moment=moment.kind,

@@ -8,8 +8,11 @@ from typing import Literal
 
 import numpy as np
 
+from ...policies.native import replay_native
+from ...sim.packing import Packed
 from ...sim.run import Run
 from ...traces.program import Op, Program
+from ..first_block import best_first_block
 from .moment import Conditions, Moment
 from .pins import Pin
 from .places import BEFORE, NOT_RECORDED, Places
@@ -17,7 +20,7 @@ from .standing import Block, Segment
 from .ways import cheapest_hole, cheapest_release, size_of
 from .what_if import flushed_before, freed_before, in_own_pool
 
-Kind = Literal["hole", "release", "own pool", "flush"]
+Kind = Literal["hole", "release", "own pool", "flush", "first block"]
 
 OWNERS_TRIED = 4  # of those who pin most, how many are given a pool of their own
 FLUSHES_TRIED = 24  # requests before which cached memory is given back
@@ -31,9 +34,11 @@ class Change:
     Attributes:
         kind: "hole" = blocks freed before the request, so that one place is large enough;
             "release" = blocks freed so that enough goes back to the driver; "own pool" = all
-            allocations of a place made from a MemPool; "flush" = empty_cache() called once.
+            allocations of a place made from a MemPool; "flush" = empty_cache() called once; "first
+            block" = one block allocated and freed before anything else.
         where: places in the user's code, those of most bytes first; of a flush, what comes next.
-        blocks, bytes: blocks freed, or allocations moved; None = none of either.
+        blocks: how many are freed, or moved; None = neither.
+        bytes: their size, or that of the first block; None = of allocations that move.
         entry: of a flush, the recorded entry before which it is called.
         freed: the recorded entries that had allocated what is freed; -1 = before the first.
         fits: whether the whole program then runs.
@@ -137,6 +142,19 @@ class Trial:
             if best is None or _rank(found) < _rank(best):
                 best = found
         return [best] if best else []
+
+    def first_block(self, bound: int) -> list[Change]:
+        """Allocate and free one block before anything else, of the size that helps most."""
+        under = self.under
+
+        def play(packed: Packed) -> Run:
+            return replay_native(packed, under.settings, under.rules, under.gpu)
+
+        found = best_first_block(self.program, play, bound, self.advance)
+        if found is None or not self._helps(found.run, found.packed.program):
+            return []
+        change = self._change("first block", found.run, found.packed.program, (), None)
+        return [replace(change, bytes=found.bytes)]
 
     def play(self, program: Program) -> Run:
         """Replay a changed program until it first fails."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ...traces.program import Op, Program
+from ...traces.program import NO_DRIVER, Op, Program
 
 OWN_POOL = 1 << 20  # second number of a made-up MemPool's id; PyTorch counts from 1
 
@@ -25,7 +25,7 @@ def until(program: Program, n_ops: int, flushed: bool = False) -> Program:
         op=program.op[:n_ops],
         arg=program.arg[:n_ops],
         entry=program.entry[:n_ops],
-        **_NO_DRIVER,
+        **NO_DRIVER,
     )
     return _inserted(kept, [n_ops], Op.EMPTY_CACHE, [0]) if flushed else kept
 
@@ -47,14 +47,14 @@ def freed_before(program: Program, op: int, allocs: Sequence[int]) -> Program:
         op=program.op[~later],
         arg=program.arg[~later],
         entry=program.entry[~later],
-        **_NO_DRIVER,
+        **NO_DRIVER,
     )
     return _inserted(kept, [op] * len(allocs), Op.FREE, allocs)
 
 
 def flushed_before(program: Program, ops: Sequence[int]) -> Program:
     """The program with torch.cuda.empty_cache() called just before each of some ops."""
-    return _inserted(replace(program, **_NO_DRIVER), ops, Op.EMPTY_CACHE, [0] * len(ops))
+    return _inserted(replace(program, **NO_DRIVER), ops, Op.EMPTY_CACHE, [0] * len(ops))
 
 
 def in_own_pool(program: Program, allocs: np.ndarray, tries: np.ndarray) -> Program:
@@ -84,17 +84,8 @@ def in_own_pool(program: Program, allocs: np.ndarray, tries: np.ndarray) -> Prog
         req_stream=np.append(program.req_stream, program.req_stream[wanted]),
         req_pool=np.append(program.req_pool, own),
         pools=[*program.pools, (0, OWN_POOL)],
-        **_NO_DRIVER,
+        **NO_DRIVER,
     )
-
-
-# What the driver did when the program was recorded says nothing of another program.
-_NO_DRIVER = {
-    "driver_op": np.zeros(0, np.int64),
-    "driver_action": np.zeros(0, np.uint8),
-    "driver_addr": np.zeros(0, np.uint64),
-    "driver_size": np.zeros(0, np.int64),
-}
 
 
 def _inserted(program: Program, before: Sequence[int], op: Op, args: Sequence[int]) -> Program:

@@ -176,8 +176,11 @@ def test_a_flush_at_the_right_moment_is_found(tmp_path: Path) -> None:
     script.free(script.malloc(100 * MiB))  # cached, and too small for what follows
     script.malloc(120 * MiB)
     found = explained(written(script, tmp_path / "a.pickle"))
-    (change,) = found.changes
+    change, first = found.changes
     assert change.kind == "flush" and change.peak_reserved_bytes == 120 * MiB
+    assert (first.kind, first.bytes, first.peak_reserved_bytes) == (
+        "first block", 120 * MiB, 120 * MiB
+    )  # fmt: skip
     assert change.entry == 5 and change.where == (f"project/{KEPT}",)
 
 

@@ -18,14 +18,21 @@ from tightfit.experiments import cli
 from tightfit.experiments.explain.asked import ask, choose
 from tightfit.experiments.explain.explanation import Explanation
 from tightfit.experiments.explain.tried import Change
+from tightfit.experiments.first_block import best_first_block, statement
 from tightfit.experiments.recording.whole_wheel import Build
 from tightfit.experiments.subject import load_subjects
+from tightfit.policies.native import replay_native
 from tightfit.sim.device import Device
+from tightfit.sim.packing import Packed
 from tightfit.sim.release import release
+from tightfit.sim.run import Run
+from tightfit.sim.settings import Settings
 from tightfit.traces.event import Action
 from tightfit.traces.load import load
 from tightfit.traces.recording import Recording
 from tightfit.traces.units import MiB
+
+from .test_stand_in import TRAIN, record
 
 EXPANDABLE = "expandable_segments:True"
 pytestmark = pytest.mark.slow
@@ -35,11 +42,13 @@ import contextlib, ctypes, sys, torch
 
 MiB = 1 << 20
 LIMIT, FLUSH, AT, APART = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
-FREE = [int(word) for word in sys.argv[5:]]
+FIRST, FREE = int(sys.argv[5]), [int(word) for word in sys.argv[6:]]
 if LIMIT:  # somebody else takes all but this
     rest = (torch.cuda.mem_get_info()[0] - LIMIT * MiB) // (2 * MiB) * 2 * MiB
     took = ctypes.CDLL(None).cudaMalloc(ctypes.byref(ctypes.c_void_p()), ctypes.c_size_t(rest))
     assert took == 0
+if FIRST:
+    torch.empty(FIRST, dtype=torch.uint8, device="cuda")
 pool = torch.cuda.MemPool() if APART else None
 made = {}
 
@@ -77,7 +86,7 @@ print("done")
 
 def run(
     build: Build, folder: Path, name: str, conf: str, limit: int, flush: int = -1, at: int = -1,
-    apart: str = "", free: tuple[int, ...] = (),
+    apart: str = "", first: int = 0, free: tuple[int, ...] = (),
 ) -> Recording:  # fmt: skip
     """Record the program, changed, and return the recording."""
     script = folder / f"{name}.py"
@@ -93,7 +102,7 @@ def run(
         "--conf",
         conf,
     ]
-    words = [sys.executable, str(script), *map(str, (limit, flush, at, apart, *free))]
+    words = [sys.executable, str(script), *map(str, (limit, flush, at, apart, first, *free))]
     status = cli.main(["record", *options, "--", *words])
     recording = load(out)
     assert status == int(has_failed(recording))
@@ -115,7 +124,8 @@ def changed(
     free = tuple(int(number[entry]) for entry in change.freed)
     apart = "keep" if change.kind == "own pool" else ""
     name = change.kind.replace(" ", "_")
-    return run(build, folder, name, conf, limit, flush, int(number[at]), apart, free)
+    first = change.bytes or 0 if change.kind == "first block" else 0
+    return run(build, folder, name, conf, limit, flush, int(number[at]), apart, first, free)
 
 
 def peak(recording: Recording) -> int:
@@ -130,7 +140,7 @@ def has_failed(recording: Recording) -> bool:
 @pytest.mark.parametrize(
     ("conf", "limit", "expected"),
     [
-        ("", 0, {"flush"}),
+        ("", 0, {"flush", "first block"}),
         ("", 100, {"release", "own pool"}),
         (EXPANDABLE, 100, {"hole", "release", "own pool"}),
         (EXPANDABLE, 90, {"hole", "release", "own pool"}),  # two of them only put the failure off
@@ -154,3 +164,25 @@ def test_each_change_does_what_was_predicted(
         assert peak(real) == change.peak_reserved_bytes, change
         assert has_failed(real) == (not change.fits), change
     assert kinds >= expected, found.changes
+
+
+def test_one_block_before_training_does_what_was_predicted(build: Build, tmp_path: Path) -> None:
+    def trained(name: str, first: str) -> Recording:
+        script = tmp_path / f"{name}.py"
+        script.write_text(f"import torch\n{first}\n{TRAIN}")
+        record(build, script, tmp_path / f"{name}.npz")
+        return load(tmp_path / f"{name}.npz")
+
+    base = trained("base", "")
+    (subject,) = load_subjects(tmp_path / "base.npz")
+    rules = release(build.wheel.version)
+
+    def play(packed: Packed) -> Run:
+        return replay_native(packed, Settings(), rules)
+
+    stats = play(subject.kept).stats
+    assert stats["reserved_bytes.all.peak"] == peak(base)
+    found = best_first_block(subject.program, play, stats["requested_bytes.all.peak"])
+    assert found is not None and found.run.stats["reserved_bytes.all.peak"] < 0.95 * peak(base)
+    real = trained("first", statement(found))
+    assert peak(real) == found.run.stats["reserved_bytes.all.peak"]

@@ -1,0 +1,231 @@
+"""What tune found, and how it says so in plain words."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ..sim.device import Device
+from ..sim.release import Release
+from ..traces.recording import Finding
+from ..traces.units import format_bytes
+from .outcome import Outcome
+from .recommend import WORTH
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One line's result, worst case over the subjects; simulated.
+
+    Attributes:
+        conf: the settings line.
+        peak_reserved_bytes: greatest over the subjects, on a device that never runs out.
+        waste: greatest share of the peak that was not asked for.
+        min_capacity_bytes: smallest device on which every subject runs without OOM.
+        device_allocs, device_frees, alloc_retries: sums over the subjects.
+        fits: no subject runs out of memory on the device asked about.
+        first_oom_event: recorded entry at which the first of them does; None = none.
+    """
+
+    conf: str
+    peak_reserved_bytes: int
+    waste: float
+    min_capacity_bytes: int
+    device_allocs: int
+    device_frees: int
+    alloc_retries: int
+    fits: bool
+    first_oom_event: int | None
+
+
+@dataclass(frozen=True)
+class ShownFirst(Shown):
+    """The default's result for a program that allocates and frees one block before anything else.
+
+    Attributes:
+        bytes: the block.
+        stream: index of the stream that it is allocated on.
+        statement: the block as a line of Python.
+    """
+
+    bytes: int
+    stream: int
+    statement: str
+
+
+@dataclass(frozen=True)
+class TraceResult:
+    """One recording's share of the answer."""
+
+    trace: str
+    device: int
+    bound_bytes: int
+    default: Outcome
+    best: Outcome
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What tune found.
+
+    Attributes:
+        default, recorded, best: results; recorded is None if it equals the default.
+        expandable: `expandable_segments:True` alone; None where the release refuses it.
+        unrestricted: the best line without regard to --without; None without that option.
+        first_block: no line, but one block first; None for several programs, for one of which more
+            is known than it was recorded with, and where it saves too little.
+        bound_bytes: peak live bytes, which no allocator can go below.
+        candidates, behaviours: lines tried, and how many of them differ in effect.
+        recorded_peak_bytes: what the recording itself reached, where a warm start makes it differ.
+    """
+
+    gpu: Device
+    rules: Release
+    rules_words: str
+    default: Shown
+    recorded: Shown | None
+    expandable: Shown | None
+    best: Shown
+    unrestricted: Shown | None
+    first_block: ShownFirst | None
+    without: tuple[str, ...]
+    bound_bytes: int
+    candidates: int
+    behaviours: int
+    per_trace: list[TraceResult]
+    findings: list[Finding]
+    recorded_peak_bytes: int
+    interrupted: bool
+
+    @property
+    def fails(self) -> bool:
+        """Not even the best line fits the device asked about."""
+        return not self.best.fits
+
+    @property
+    def helps(self) -> bool:
+        """The best line is not simply the default."""
+        return self.best.conf != ""
+
+    @property
+    def saved_bytes(self) -> int:
+        return self.default.peak_reserved_bytes - self.best.peak_reserved_bytes
+
+    @property
+    def verdict(self) -> str:
+        room = self.gpu.capacity_bytes
+        size = format_bytes(room) if room else ""
+        first = self.first_block
+        if self.fails:
+            if first is not None and first.fits:
+                return (
+                    f"DOES NOT FIT on {size} under any setting; with one block allocated and freed "
+                    "first it does (simulated)"
+                )
+            return f"DOES NOT FIT on {size}: no setting helps (simulated)"
+        if room and not self.default.fits:
+            return f"FITS on {size} with {self.best.conf}; the default does not (simulated)"
+        if not self.helps and first is not None:
+            saved = self.default.peak_reserved_bytes - first.peak_reserved_bytes
+            return (
+                "NO SETTING HELPS; one block allocated and freed first saves "
+                f"{format_bytes(saved)}, {saved / self.default.peak_reserved_bytes:.1%} (simulated)"
+            )
+        if not self.helps:
+            return "NO SETTING HELPS: the default is as good as any line tried (simulated)"
+        share = self.saved_bytes / max(1, self.default.peak_reserved_bytes)
+        return f"{self.best.conf} saves {format_bytes(self.saved_bytes)}, {share:.1%} (simulated)"
+
+    @property
+    def words(self) -> list[str]:
+        """Why, in plain sentences."""
+        waste = self.default.peak_reserved_bytes - self.bound_bytes
+        out = []
+        if self.fails and self.gpu.capacity_bytes is not None:
+            room = self.gpu.capacity_bytes - self.gpu.other_bytes
+            if self.bound_bytes > room:
+                out.append(
+                    f"True exhaustion: the program itself holds {format_bytes(self.bound_bytes)} "
+                    f"at once, {format_bytes(self.bound_bytes - room)} more than there is."
+                )
+            else:
+                out.append(
+                    f"Fragmentation: the program holds {format_bytes(self.bound_bytes)} at once, "
+                    "which would fit, but under every line tried live blocks stand in the way; "
+                    f"the smallest GPU that works is {format_bytes(self.best.min_capacity_bytes)}."
+                )
+        elif not self.helps and waste <= WORTH * self.default.peak_reserved_bytes:
+            out.append(
+                f"Of the peak of {format_bytes(self.default.peak_reserved_bytes)} only "
+                f"{format_bytes(waste)} is waste, and no setting can go below what is live."
+            )
+        elif not self.helps:
+            out.append(
+                f"{format_bytes(waste)} of the peak is waste, but no line tried saves more than "
+                f"{WORTH:.0%} of it all."
+            )
+        elif self.saved_bytes > 0:
+            left = self.best.peak_reserved_bytes - self.bound_bytes
+            out.append(
+                f"It saves {format_bytes(self.saved_bytes)} of the {format_bytes(waste)} that the "
+                f"default wastes; {format_bytes(left)} of waste remain."
+            )
+        if self.recorded and self.recorded.conf == self.best.conf and not self.fails:
+            out.append("The recorded program ran with this line already: keep it.")
+        if self.unrestricted and self.unrestricted.conf != self.best.conf:
+            out.append(
+                f"Without {', '.join(self.without)} you give up "
+                + format_bytes(
+                    self.best.peak_reserved_bytes - self.unrestricted.peak_reserved_bytes
+                )
+                + f" against {self.unrestricted.conf or 'the default'}."
+            )
+        if self.interrupted:
+            out.append(
+                "Interrupted: the best of the lines tried until then. "
+                "The same command goes on from here."
+            )
+        return out
+
+    def rows(self) -> list[tuple[str, Shown]]:
+        """The lines of the table, each with its role; equal lines once."""
+        named = [
+            ("default", self.default),
+            ("recorded", self.recorded),
+            ("expandable", self.expandable),
+            ("best", self.best),
+            ("unrestricted", self.unrestricted),
+        ]
+        out: dict[str, tuple[str, Shown]] = {}
+        for role, shown in named:
+            if shown is None:
+                continue
+            if shown.conf in out:
+                out[shown.conf] = (f"{out[shown.conf][0]}, {role}", shown)
+            else:
+                out[shown.conf] = (role, shown)
+        return list(out.values())
+
+    def document(self) -> dict[str, Any]:
+        """The answer as `--json` prints it."""
+        return {
+            "simulated": True,
+            "verdict": self.verdict,
+            "words": self.words,
+            "torch": self.rules.name,
+            "torch_found": self.rules_words,
+            "capacity_bytes": self.gpu.capacity_bytes,
+            "other_bytes": self.gpu.other_bytes,
+            "default": self.default,
+            "recorded": self.recorded or self.default,
+            "expandable": self.expandable,
+            "best": {**asdict(self.best), "without": list(self.without)},
+            "unrestricted": self.unrestricted,
+            "first_block": self.first_block,
+            "bound_bytes": self.bound_bytes,
+            "candidates": self.candidates,
+            "behaviours": self.behaviours,
+            "interrupted": self.interrupted,
+            "traces": self.per_trace,
+            "findings": self.findings,
+        }

@@ -1,0 +1,161 @@
+"""One block first: the changed program, and the search for the block's size."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import settings as effort
+
+from tightfit.experiments.cli import main
+from tightfit.experiments.first_block import (
+    STEP,
+    best_first_block,
+    main_stream,
+    statement,
+    with_first_block,
+)
+from tightfit.experiments.subject import load_subjects
+from tightfit.policies.native import replay_native
+from tightfit.sim.device import Device
+from tightfit.sim.packing import Packed, pack
+from tightfit.sim.reference import replay_reference
+from tightfit.sim.release import release
+from tightfit.sim.run import Run
+from tightfit.sim.settings import Settings
+from tightfit.traces.program import Op, Program
+from tightfit.traces.script import Script
+from tightfit.traces.units import MiB
+
+from ..strategies import programs
+
+DATA = Path(__file__).resolve().parents[2] / "traces" / "data"
+RULES = release("2.15")
+
+
+def play(packed: Packed) -> Run:
+    return replay_native(packed, Settings(), RULES)
+
+
+def growing() -> Script:
+    """Buffers of 20, 30, 40 and 50 MiB, each of which replaces the one before."""
+    script = Script()
+    last = script.malloc(20 * MiB)
+    for size in (30, 40, 50):
+        following = script.malloc(size * MiB)
+        script.free(last)
+        last = following
+    return script
+
+
+@pytest.mark.interpreted
+def test_what_grows_is_served_from_one_block() -> None:
+    program = growing().program()
+    assert play(pack(program)).stats["reserved_bytes.all.peak"] == 140 * MiB
+    found = best_first_block(program, play, 90 * MiB)
+    assert found is not None
+    # It holds 20 and 30 MiB, and then, joined again, 50 beside 40 of their own: no waste is left.
+    assert (found.bytes, found.stream) == (50 * MiB, 0)
+    assert found.run.stats["reserved_bytes.all.peak"] == 90 * MiB
+    assert statement(found) == 'torch.empty(52428800, dtype=torch.uint8, device="cuda")'
+
+
+@pytest.mark.interpreted
+def test_no_size_that_was_tried_is_better() -> None:
+    program = growing().program()
+    tried: dict[int, int] = {}
+
+    def noting(packed: Packed) -> Run:
+        run = play(packed)
+        tried[int(packed.program.req_size[-1])] = run.stats["reserved_bytes.all.peak"]
+        return run
+
+    found = best_first_block(program, noting, 90 * MiB)
+    assert found is not None and len(tried) > 30
+    assert all(size % STEP == 0 for size in tried)
+    assert (tried[found.bytes], found.bytes) == min((peak, size) for size, peak in tried.items())
+    for size, peak in tried.items():  # packed once for all sizes, and yet each its own
+        alone = replay_reference(with_first_block(program, size, 0), Settings(), RULES)
+        assert alone.stats["reserved_bytes.all.peak"] == peak
+
+
+@pytest.mark.interpreted
+def test_a_run_that_fits_is_better_than_one_that_reserves_less() -> None:
+    def on_little(packed: Packed) -> Run:
+        return replay_native(packed, Settings(), RULES, Device(80 * MiB))
+
+    script = Script()
+    blocks = script.mallocs(*[9 * MiB] * 6)  # two in each segment of 20 MiB
+    script.free(*blocks[::2])
+    script.mallocs(12 * MiB, 12 * MiB)  # too large for the 11 MiB that are free in each
+    program = script.program()
+    run = on_little(pack(program))
+    assert run.stats["num_ooms"] == 1 and run.stats["reserved_bytes.all.peak"] == 72 * MiB
+    found = best_first_block(program, on_little, 54 * MiB)
+    assert found is not None and found.run.stats["num_ooms"] == 0
+    assert found.run.stats["reserved_bytes.all.peak"] == 78 * MiB
+
+
+@pytest.mark.interpreted
+@given(programs(warm=False))
+@effort(max_examples=50, deadline=None)
+def test_the_rest_of_the_program_is_what_it_was(program: Program) -> None:
+    changed = with_first_block(program, 6 * MiB, len(program.streams) - 1)
+    assert changed.op[:2].tolist() == [Op.MALLOC, Op.FREE] and not changed.arg[:2].any()
+    assert np.array_equal(changed.op[2:], program.op)
+    numbered = np.isin(program.op, (Op.MALLOC, Op.FREE, Op.FREE_LATER, Op.COMPLETE))
+    assert np.array_equal(changed.arg[2:][numbered], program.arg[numbered] + 1)
+    assert np.array_equal(changed.arg[2:][~numbered], program.arg[~numbered])
+    assert np.array_equal(changed.request[1:], program.request)
+    assert changed.req_size[changed.request[0]] == 6 * MiB
+    assert changed.req_stream[changed.request[0]] == len(program.streams) - 1
+    replay_reference(changed, Settings(), RULES)
+
+
+@pytest.mark.interpreted
+def test_the_stream_is_the_one_that_holds_most() -> None:
+    script = Script(streams=3, pools=1)
+    script.mallocs(90 * MiB, pool=1)
+    script.mallocs(10 * MiB)
+    script.free(*script.mallocs(30 * MiB, 30 * MiB, stream=1))
+    for _ in range(5):
+        script.free(script.malloc(40 * MiB, stream=2))
+    assert main_stream(script.program()) == 1
+
+
+@pytest.mark.interpreted
+def test_nothing_comes_before_what_was_live_when_recording_began() -> None:
+    script = Script()
+    script.mallocs(5 * MiB)
+    ended = replay_reference(script.program(), Settings(), RULES).layout
+    assert ended is not None
+    warm = Script(start=ended)
+    warm.mallocs(40 * MiB)
+    assert best_first_block(warm.program(), play, 45 * MiB) is None
+    empty = Script().program()
+    assert best_first_block(replace(empty), play, 45 * MiB) is None
+
+
+def test_tune_says_what_one_block_would_do(capsys: Any) -> None:
+    path = str(DATA / "gpt_checkpoint.default.npz")
+    assert main(["tune", path, "--trials", "0", "--without", "expandable_segments", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    first = answer["first_block"]
+    (subject,) = load_subjects(Path(path))
+    changed = with_first_block(subject.program, first["bytes"], first["stream"])
+    run = replay_reference(changed, Settings(), RULES)
+    assert run.stats["reserved_bytes.all.peak"] == first["peak_reserved_bytes"]
+    assert first["peak_reserved_bytes"] < 0.9 * answer["default"]["peak_reserved_bytes"]
+    room = Device(first["min_capacity_bytes"])
+    assert replay_reference(changed, Settings(), RULES, room).stats["num_ooms"] == 0
+    less = Device(first["min_capacity_bytes"] - 2 * MiB)
+    assert replay_reference(changed, Settings(), RULES, less).stats["num_ooms"] == 1
+    assert main(["tune", path, "--trials", "0"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"first block {first['bytes'] // MiB:,}.0 MiB freed," in said
+    assert f'torch.empty({first["bytes"]}, dtype=torch.uint8, device="cuda")' in said
