@@ -41,9 +41,10 @@ begin with the largest batch does the same in a roundabout way.
 What it is worth depends on the size, as the teeth of a saw: each tooth begins where one more of the
 program's large tensors fits into the block, and from there on what the block has too much is
 reserved and never used. So take rather a little more than a little less. `tightfit tune` and
-`tightfit explain` search for the size by replay, and the replay is exact: a test holds it against
-PyTorch's own allocator
-([test_explain_stand_in.py](../tests/experiments/test_explain_stand_in.py)).
+`tightfit explain` search for the size by replay. Tests run the whole of PyTorch over a stand-in for
+the GPU, once without the block and once with it: its allocator reserves what was predicted, to the
+byte ([test_explain_stand_in.py](../tests/experiments/test_explain_stand_in.py),
+[test_gpu_stand_in.py](../tests/experiments/test_gpu_stand_in.py)).
 
 It helps with what is fragmented between segments, on one stream: the block serves the stream that
 it was allocated on, requests of more than 1 MiB, and the default pools. A program that calls

@@ -37,6 +37,7 @@ class Results:
 
     sheets: list[dict[str, Any]]
     workloads: list[dict[str, Any]]
+    first_blocks: list[dict[str, Any]]
     habits: list[dict[str, Any]]
     libraries: list[dict[str, Any]]
     costs: list[dict[str, Any]]
@@ -68,7 +69,9 @@ def collect(folder: Path, rehearsal: bool = False) -> Results:
     pairs = [pair for document in read("comparison.json") for pair in document["pairs"]]
     wanted = "stand-in" if rehearsal else "gpu"
     return Results(
-        of_kind("*.sheet.json"), of_kind("*.workload.json"), of_kind("habits.json"),
+        of_kind("*.sheet.json"), of_kind("*.workload.json"),
+        [row for document in of_kind("first_block.json") for row in document["first_blocks"]],
+        of_kind("habits.json"),
         of_kind("libraries.json"), of_kind("costs.json"),
         [pair for pair in pairs if pair["modes"][0] == wanted],
     )  # fmt: skip
@@ -88,6 +91,7 @@ def page(results: Results, rehearsal: bool = False) -> str:
     for title, lines in (
         ("Predictions put to the real allocator", _sheets(results.sheets)),
         ("Programs run under several lines", _workloads(results.workloads)),
+        ("One block first, found by replay", _first_blocks(results.first_blocks)),
         ("The stand-in against the GPU, allocation by allocation", _pairs(results.pairs)),
         ("Habits of the driver", _habits(results.habits)),
         ("What libraries keep for themselves", _libraries(results.libraries)),
@@ -158,6 +162,25 @@ def _workloads(workloads: list[dict[str, Any]]) -> list[str]:
             out.append(f"| {name} ({found['verdict']}, tau {tau}) | `{x['conf'] or '(default)'}` | "
                        f"{x['role']} | {_size(x['predicted'])} | {measured} | {time} | "
                        f"{_where(found)} |")  # fmt: skip
+    return out
+
+
+def _first_blocks(rows: list[dict[str, Any]]) -> list[str]:
+    if not rows:
+        return []
+    confirmed = sum(row["verdict"] == "confirmed" for row in rows)
+    out = [
+        f"{confirmed} of {len(rows)} predictions confirmed to the byte; see "
+        "[One block first](first-block.md).",
+        "",
+        "| program | first | held | without | predicted | measured | verdict | where |",
+        "|---|---|--:|--:|--:|--:|---|---|",
+    ]
+    for row in rows:
+        sizes = [_size(row[key]) for key in ("held", "without", "predicted", "measured")]
+        cells = [row["program"], f"`{row['statement']}`", *sizes, row["verdict"],
+                 f"{row['gpu']}, torch {row['torch']}"]  # fmt: skip
+        out.append(f"| {' | '.join(cells)} |")
     return out
 
 

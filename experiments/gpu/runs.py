@@ -25,6 +25,7 @@ from ..verify.pieces import Clock
 from ..verify.sheet import write_sheet
 from ..verify.workload import run_workload
 from ..verify.workload_sheet import describe, write_workload
+from .first_block import document, try_first_blocks
 from .habits import describe_habits, describe_libraries
 from .pack import pack
 from .recordings import record_all
@@ -42,8 +43,8 @@ CHECKS = {
 WORKLOADS = ("gpt_varlen", "decoding", "cnn")  # V3, of programs.py
 # Run -> seconds it may take on a GPU; most valuable first. Together they stay below half an hour.
 SECONDS = {
-    "habits": 60, "costs": 30, "training": 180, "worse": 60, "recordings": 320, "serving": 210,
-    "gpt_varlen": 330, "cnn": 270, "decoding": 330,
+    "habits": 60, "costs": 30, "training": 180, "worse": 60, "first_block": 70, "recordings": 320,
+    "serving": 210, "gpt_varlen": 300, "cnn": 260, "decoding": 300,
 }  # fmt: skip
 OTHER = ("verify", "program", "compare")  # runs of things that are named
 PAST = "calls.json"  # of `all`: how each call of a run went
@@ -62,7 +63,7 @@ def main(argv: Sequence[str], begun: float | None = None) -> int:
     parser.add_argument("paths", nargs="*", type=Path, help="traces; of compare: two folders")
     parser.add_argument("--conf", action="append", help="a line of verify; several times")
     parser.add_argument("--command", help="of program: what to run, in one word")
-    parser.add_argument("--only", default="", help="of recordings: one program")
+    parser.add_argument("--only", default="", help="of recordings, first_block: one program")
     parser.add_argument("-o", "--out", type=Path, required=True)
     parser.add_argument("--budget", type=float, help="seconds (default: what README.md says)")
     parser.add_argument("--stand-in", metavar="GPU", help="rehearse without a GPU")
@@ -160,6 +161,12 @@ def _carry_out(
         return _costs(machine, out, clock), True
     if name == "habits":
         return _habits(machine, out, clock), True
+    if name == "first_block":
+        tried, finished = try_first_blocks(
+            machine, out, clock, lambda s: print(s, flush=True), asked.only
+        )
+        _write(out / "first_block.json", {"stand_in": machine.stand_in, **document(tried)})
+        return int(not finished or any(t.verdict != "confirmed" for t in tried)), finished
     if name == "recordings":
         there, wanted = record_all(machine, out, clock, lambda s: print(s, flush=True), asked.only)
         print(f"{there} of {wanted} recordings")

@@ -142,7 +142,6 @@ def has_failed(recording: Recording) -> bool:
     [
         ("", 0, {"flush", "first block"}),
         ("", 100, {"release", "own pool"}),
-        (EXPANDABLE, 100, {"hole", "release", "own pool"}),
         (EXPANDABLE, 90, {"hole", "release", "own pool"}),  # two of them only put the failure off
     ],
 )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tightfit.experiments.first_block_page import DATA, Row, cells, main, page, recordings, row_of
+from tightfit.experiments.first_block_page import DATA, Row, cells, page, recordings, row_of
 from tightfit.traces.units import MiB
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "first-block.md"
@@ -38,8 +38,3 @@ def test_the_best_of_a_row_is_bold_and_the_last_lines_count() -> None:
     assert "Of 2 programs, one block first is better than expandable segments for 1," in last
     assert "or at most 1 % worse for 1." in last and "at most 55 %" in last
     assert last.endswith("it is worse for b.")
-
-
-@pytest.mark.slow
-def test_the_whole_page_is_up_to_date() -> None:
-    assert main([str(PAGE), "--check"]) == 0

@@ -57,6 +57,12 @@ def leave_results(folder: Path, stand_in: str) -> None:
                              ("costs", "costs", costs)):  # fmt: skip
         text = json.dumps({"stand_in": stand_in, **FACTS, key: value})
         (folder / f"{name}.json").write_text(text)
+    first = {"program": "cnn", "gpu": "H100", "torch": "2.11.0", "statement": "torch.empty(9)",
+             "held": GiB, "without": 3 * GiB, "predicted": 2 * GiB, "measured": 2 * GiB,
+             "exact": True, "verdict": "confirmed"}  # fmt: skip
+    (folder / "first_block.json").write_text(
+        json.dumps({"stand_in": stand_in, "first_blocks": [first]})
+    )
     pair = asdict(compare_recordings("devlog", *[load(DATA / "devlog.default.npz")] * 2))
     pair |= {"modes": ["stand-in" if stand_in else "gpu", "stand-in"]}
     pair["only_first"] = [{"name": "at::cuda::getNewWorkspace", "size": 32 * MiB, "count": 2}]
@@ -86,6 +92,7 @@ def test_the_page_has_every_kind_of_result_of_a_gpu(tmp_path: Path) -> None:
         "# On a real GPU", "2.11.0, driver 580.1", "on 1 recordings", "`a:1` | winner", "falling",
         "| at::cuda::getNewWorkspace | 32.0 MiB | 2 |", "cudaMalloc aligns to 512 B", "elsewhere",
         "| matmul bf16 | 32.0 MiB | 44.0 MiB | 3.0 MiB |", "(100.00%)",
+        "| cnn | `torch.empty(9)` | 1,024.0 MiB | 3,072.0 MiB | 2,048.0 MiB | 2,048.0 MiB |",
         "| cuMemMap | 9.00 | 0.1000 | 11.0 | 77.0", "| 512 B | 1.7 | 2.6 |",
     ):  # fmt: skip
         assert part in text, part

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -53,6 +54,17 @@ def test_a_server_that_flushes_is_reproduced(build: Build, tmp_path: Path) -> No
         assert find_release([subject], None).exactness[0].is_exact
         flushes = int((subject.program.op == Op.EMPTY_CACHE).sum())
         assert flushes >= 3, "memory went back to the driver while the server ran"
+
+
+def test_one_block_first_is_found_and_confirmed(build: Build, tmp_path: Path, capsys: Any) -> None:
+    assert carry_out(build, "first_block", "--only", "cnn", "-o", tmp_path) == 0
+    (row,) = json.loads((tmp_path / "first_block.json").read_text())["first_blocks"]
+    assert row["verdict"] == "confirmed" and row["exact"]
+    assert row["measured"] == row["predicted"] < 0.8 * row["without"]
+    assert "cnn: " in capsys.readouterr().out
+    (tmp_path / "cnn.first_block.npz").write_bytes((tmp_path / "cnn.without.npz").read_bytes())
+    assert carry_out(build, "first_block", "--only", "cnn", "-o", tmp_path) == 1
+    assert "not confirmed" in capsys.readouterr().out
 
 
 def test_programs_are_recorded_compared_and_shown(build: Build, tmp_path: Path) -> None:
