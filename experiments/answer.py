@@ -72,8 +72,8 @@ class Answer:
         default, recorded, best: results; recorded is None if it equals the default.
         expandable: `expandable_segments:True` alone; None where the release refuses it.
         unrestricted: the best line without regard to --without; None without that option.
-        first_block: no line, but one block first; None for several programs, for one of which more
-            is known than it was recorded with, and where it saves too little.
+        first_block: no line, but one block first; None for several programs, for a long trace, for
+            one of which memory was live before recording began, and where it saves too little.
         bound_bytes: peak live bytes, which no allocator can go below.
         candidates, behaviours: lines tried, and how many of them differ in effect.
         recorded_peak_bytes: what the recording itself reached, where a warm start makes it differ.

@@ -47,8 +47,10 @@ byte ([test_explain_stand_in.py](../tests/experiments/test_explain_stand_in.py),
 [test_gpu_stand_in.py](../tests/experiments/test_gpu_stand_in.py)).
 
 It helps with what is fragmented between segments, on one stream: the block serves the stream that
-it was allocated on, requests of more than 1 MiB, and the default pools. A program that calls
-`empty_cache()` while all of the block is free gives it back; the replay shows that too.
+it was allocated on, requests of more than 1 MiB, and the default pools. A call of `empty_cache()`
+while all of the block is free gives it back. Calls that a recording shows are replayed; a call that
+released nothing left no trace in it, but would release the block: look for one in the program's
+first steps.
 
 Each recording of [traces/data](../traces/data/README.md) made under the default settings, and what
 the same program reserves at its peak:

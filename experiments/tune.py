@@ -200,6 +200,10 @@ def _show(answer: Answer, traces: Sequence[Path]) -> None:
             + "; rather a little more than a little less:"
         )
         print(first.statement)
+        say(
+            "A call of empty_cache() while all of it is free gives it back; recordings do not show "
+            "calls that released nothing."
+        )
     note(answer.findings)
     recorded = answer.recorded_peak_bytes
     if recorded:

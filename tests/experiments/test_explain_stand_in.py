@@ -8,13 +8,12 @@ Needs the whole wheel of a release, 0.5 GB; conftest.py says which.
 
 from __future__ import annotations
 
-import sys
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tightfit.experiments import cli
 from tightfit.experiments.explain.asked import ask, choose
 from tightfit.experiments.explain.explanation import Explanation
 from tightfit.experiments.explain.tried import Change
@@ -32,17 +31,15 @@ from tightfit.traces.load import load
 from tightfit.traces.recording import Recording
 from tightfit.traces.units import MiB
 
-from .test_stand_in import TRAIN, record
+from .test_stand_in import TRAIN, record, run_on
 
 EXPANDABLE = "expandable_segments:True"
 pytestmark = pytest.mark.slow
 
 SCRIPT = """
-import contextlib, ctypes, sys, torch
+import contextlib, ctypes, json, torch
 
 MiB = 1 << 20
-LIMIT, FLUSH, AT, APART = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
-FIRST, FREE = int(sys.argv[5]), [int(word) for word in sys.argv[6:]]
 if LIMIT:  # somebody else takes all but this
     rest = (torch.cuda.mem_get_info()[0] - LIMIT * MiB) // (2 * MiB) * 2 * MiB
     took = ctypes.CDLL(None).cudaMalloc(ctypes.byref(ctypes.c_void_p()), ctypes.c_size_t(rest))
@@ -61,7 +58,7 @@ def before():
 
 def keep(mib):
     before()
-    with torch.cuda.use_mem_pool(pool) if APART == "keep" else contextlib.nullcontext():
+    with torch.cuda.use_mem_pool(pool) if APART else contextlib.nullcontext():
         made[len(made)] = torch.empty(mib * MiB, dtype=torch.uint8, device="cuda")
 
 def churn(mib):
@@ -69,44 +66,42 @@ def churn(mib):
     made[len(made)] = torch.empty(mib * MiB, dtype=torch.uint8, device="cuda")
     return len(made) - 1
 
-going = []
-for step in range(6):  # what stays comes between what goes
-    first = churn(7 + step % 3)
-    keep(2 + step % 2)
-    made[first] = None
-    going.append(churn(5 + step % 4))
-for number in going:
-    made[number] = None
-large = churn(48)
-made[large] = None
-churn(61)
-print("done")
+def work():
+    going = []
+    for step in range(6):  # what stays comes between what goes
+        first = churn(7 + step % 3)
+        keep(2 + step % 2)
+        made[first] = None
+        going.append(churn(5 + step % 4))
+    for number in going:
+        made[number] = None
+    large = churn(48)
+    made[large] = None
+    churn(61)
+
+failed = False
+try:
+    work()
+except torch.OutOfMemoryError:
+    failed = True
+print(json.dumps([torch.cuda.memory_stats()["reserved_bytes.all.peak"], failed]))
 """
+AS_IT_IS = {"LIMIT": 0, "FIRST": 0, "FLUSH": -1, "AT": -1, "FREE": (), "APART": False}
 
 
-def run(
-    build: Build, folder: Path, name: str, conf: str, limit: int, flush: int = -1, at: int = -1,
-    apart: str = "", first: int = 0, free: tuple[int, ...] = (),
-) -> Recording:  # fmt: skip
-    """Record the program, changed, and return the recording."""
-    script = folder / f"{name}.py"
-    script.write_text(SCRIPT)
-    out = folder / f"{name}.npz"
-    options = [
-        "--stand-in",
-        "h100-80g",
-        "--torch",
-        build.wheel.version,
-        "-o",
-        str(out),
-        "--conf",
-        conf,
-    ]
-    words = [sys.executable, str(script), *map(str, (limit, flush, at, apart, first, *free))]
-    status = cli.main(["record", *options, "--", *words])
-    recording = load(out)
-    assert status == int(has_failed(recording))
-    return recording
+def write(folder: Path, **more: object) -> Path:
+    """Write the program, changed."""
+    script = folder / "program.py"
+    told = "\n".join(f"{name} = {value!r}" for name, value in (AS_IT_IS | more).items())
+    script.write_text(told + SCRIPT)
+    return script
+
+
+def run(build: Build, folder: Path, conf: str, **more: object) -> tuple[int, bool]:
+    """Run the program, changed; its peak of reserved bytes, and whether memory ran out."""
+    said = run_on(build, write(folder, **more), PYTORCH_CUDA_ALLOC_CONF=conf)
+    peak, failed = json.loads(said.splitlines()[-1])
+    return peak, failed
 
 
 def explained(build: Build, path: Path, limit: int) -> Explanation:
@@ -114,27 +109,22 @@ def explained(build: Build, path: Path, limit: int) -> Explanation:
     return ask(choose(load_subjects(path), None, rules, gpu, None), None, rules)[0]
 
 
-def changed(
-    build: Build, folder: Path, conf: str, limit: int, base: Recording, at: int, change: Change
-) -> Recording:
-    """The program with a change to what it does until entry `at`."""
+def made_true(base: Recording, at: int, change: Change) -> dict[str, object]:
+    """What the program is told for a change to what it does until entry `at`."""
     entries = base.devices[0].entries
     number = np.cumsum(entries["action"] == Action.ALLOC) - 1  # of the allocation at an entry
-    flush = -1 if change.entry is None else int(number[change.entry])
-    free = tuple(int(number[entry]) for entry in change.freed)
-    apart = "keep" if change.kind == "own pool" else ""
-    name = change.kind.replace(" ", "_")
-    first = change.bytes or 0 if change.kind == "first block" else 0
-    return run(build, folder, name, conf, limit, flush, int(number[at]), apart, first, free)
+    if change.kind == "flush":
+        return {"FLUSH": int(number[change.entry])}
+    if change.kind == "first block":
+        return {"FIRST": change.bytes}
+    if change.kind == "own pool":
+        return {"APART": True}
+    return {"AT": int(number[at]), "FREE": tuple(int(number[entry]) for entry in change.freed)}
 
 
-def peak(recording: Recording) -> int:
+def peak_of(recording: Recording) -> int:
     """What the run's own memory_stats said."""
     return recording.extra["recorded"]["devices"]["0"]["stats"]["reserved_bytes.all.peak"]
-
-
-def has_failed(recording: Recording) -> bool:
-    return bool((recording.devices[0].entries["action"] == Action.OOM).any())
 
 
 @pytest.mark.parametrize(
@@ -148,20 +138,19 @@ def has_failed(recording: Recording) -> bool:
 def test_each_change_does_what_was_predicted(
     build: Build, tmp_path: Path, conf: str, limit: int, expected: set[str]
 ) -> None:
-    base = run(build, tmp_path, "base", conf, 0)
+    record(build, write(tmp_path), tmp_path / "base.npz", "--conf", conf)
+    base = load(tmp_path / "base.npz")
     found = explained(build, tmp_path / "base.npz", limit)
-    assert found.moment == ("failed" if limit else "grew")
-    as_it_was = run(build, tmp_path, "limited", conf, limit) if limit else base
-    assert peak(as_it_was) == found.peak_reserved_bytes and has_failed(as_it_was) == bool(limit)
+    assert found.moment == ("failed" if limit else "grew") and found.entry is not None
+    as_it_was = run(build, tmp_path, conf, LIMIT=limit)
+    assert as_it_was == (found.peak_reserved_bytes, bool(limit))
     kinds = set()
     for change in found.changes:
         if change.kind == "own pool" and "keep" not in change.where[0]:
             continue
         kinds.add(change.kind)
-        assert found.entry is not None
-        real = changed(build, tmp_path, conf, limit, base, found.entry, change)
-        assert peak(real) == change.peak_reserved_bytes, change
-        assert has_failed(real) == (not change.fits), change
+        real = run(build, tmp_path, conf, LIMIT=limit, **made_true(base, found.entry, change))
+        assert real == (change.peak_reserved_bytes, not change.fits), change
     assert kinds >= expected, found.changes
 
 
@@ -180,8 +169,8 @@ def test_one_block_before_training_does_what_was_predicted(build: Build, tmp_pat
         return replay_native(packed, Settings(), rules)
 
     stats = play(subject.kept).stats
-    assert stats["reserved_bytes.all.peak"] == peak(base)
+    assert stats["reserved_bytes.all.peak"] == peak_of(base)
     found = best_first_block(subject.program, play, stats["requested_bytes.all.peak"])
-    assert found is not None and found.run.stats["reserved_bytes.all.peak"] < 0.95 * peak(base)
+    assert found is not None and found.run.stats["reserved_bytes.all.peak"] < 0.95 * peak_of(base)
     real = trained("first", statement(found))
-    assert peak(real) == found.run.stats["reserved_bytes.all.peak"]
+    assert peak_of(real) == found.run.stats["reserved_bytes.all.peak"]
