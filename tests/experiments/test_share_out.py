@@ -56,23 +56,35 @@ def test_interruption_leaves_what_was_not_begun() -> None:
 
 def test_ctrl_c_need_not_wait_for_what_is_being_worked_on() -> None:
     begun, go_on, ended = threading.Event(), threading.Event(), threading.Event()
+    noticed = threading.Event()
 
     def work(_: int) -> None:
         begun.set()
-        go_on.wait(30)
+        go_on.wait(60)
         ended.set()
+
+    def interrupt(number: int, frame: object) -> None:
+        if not noticed.is_set():
+            noticed.set()
+            raise KeyboardInterrupt
 
     def press() -> None:
         begun.wait(30)
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        # Again and again: one that comes between the main thread's last look for signals and its
+        # wait in the kernel is not noticed before that ends.
+        while not noticed.is_set():
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            noticed.wait(0.2)
 
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    before = signal.signal(signal.SIGINT, interrupt)
+    presses = threading.Thread(target=press)
     try:
-        threading.Thread(target=press).start()
+        presses.start()
         with pytest.raises(KeyboardInterrupt):
             share_out(work, range(2), 1, waits=False)
         assert not ended.is_set()
     finally:
         go_on.set()
+        presses.join()
         signal.signal(signal.SIGINT, before)
     assert ended.wait(30)
