@@ -113,31 +113,38 @@ def _first_block(
         return None
     program, was = subjects[0].program, default[0]
 
-    def play(packed: Packed, device: Device = Device()) -> Run:  # noqa: B008 (frozen)
+    def play(packed: Packed, device: Device = gpu) -> Run:
         return replay_native(packed, Settings(), rules, device)
 
-    found = best_first_block(program, play, was.peak_requested_bytes)
+    def play_free(packed: Packed) -> Run:
+        return play(packed, Device())
+
+    held = was.peak_requested_bytes
+    found = best_first_block(program, play, held)
+    if found is not None and not ran(found.run):  # none fits: the one that reserves least elsewhere
+        found = best_first_block(program, play_free, held)
     if found is None:
         return None
-    peak = found.run.stats["reserved_bytes.all.peak"]
+    free, run = play_free(found.packed), play(found.packed)
+    peak = free.stats["reserved_bytes.all.peak"]
     if was.peak_reserved_bytes - peak <= WORTH * was.peak_reserved_bytes:
         return None
 
     def fits(own: int) -> bool:
-        device = replace(gpu, capacity_bytes=own + gpu.other_bytes)
-        return ran(play(found.packed, device))
+        return ran(play(found.packed, replace(gpu, capacity_bytes=own + gpu.other_bytes)))
 
-    run = found.run if gpu.capacity_bytes is None else play(found.packed, gpu)
+    # The block itself stands at no entry of the recording: it comes before the first.
+    failed_at = None if ran(run) else max(0, int(found.packed.program.entry[run.first_oom_op]))
     return ShownFirst(
         conf="",
         peak_reserved_bytes=peak,
-        waste=1 - was.peak_requested_bytes / max(1, peak),
-        min_capacity_bytes=smallest_device(fits, found.run) + gpu.other_bytes,
+        waste=1 - held / max(1, peak),
+        min_capacity_bytes=smallest_device(fits, free) + gpu.other_bytes,
         device_allocs=run.stats["num_device_alloc"],
         device_frees=run.stats["num_device_free"],
         alloc_retries=run.stats["num_alloc_retries"],
         fits=ran(run),
-        first_oom_event=None if ran(run) else int(found.packed.program.entry[run.first_oom_op]),
+        first_oom_event=failed_at,
         bytes=found.bytes,
         stream=found.stream,
         statement=statement(found),

@@ -151,6 +151,9 @@ def test_tune_says_what_one_block_would_do(capsys: Any) -> None:
     run = replay_reference(changed, Settings(), RULES)
     assert run.stats["reserved_bytes.all.peak"] == first["peak_reserved_bytes"]
     assert first["peak_reserved_bytes"] < 0.9 * answer["default"]["peak_reserved_bytes"]
+    assert answer["verdict"] == (
+        "NO SETTING HELPS; one block allocated and freed first saves 784.0 MiB, 14.4% (simulated)"
+    )
     room = Device(first["min_capacity_bytes"])
     assert replay_reference(changed, Settings(), RULES, room).stats["num_ooms"] == 0
     less = Device(first["min_capacity_bytes"] - 2 * MiB)
@@ -159,3 +162,25 @@ def test_tune_says_what_one_block_would_do(capsys: Any) -> None:
     said = " ".join(capsys.readouterr().out.split())
     assert f"first block {first['bytes'] // MiB:,}.0 MiB freed," in said
     assert f'torch.empty({first["bytes"]}, dtype=torch.uint8, device="cuda")' in said
+
+
+def test_where_no_line_fits_tune_says_whether_one_block_does(capsys: Any) -> None:
+    words = ["tune", str(DATA / "cnn_resolutions.default.npz"), "--trials", "0", "--json"]
+    for key in (
+        "expandable_segments", "max_split_size_mb", "garbage_collection_threshold",
+        "large_segment_size_mb", "roundup_power2_divisions", "per_process_memory_fraction",
+        "max_non_split_rounding_mb",
+    ):  # fmt: skip
+        words += ["--without", key]
+    assert main([*words, "--capacity", "1366MiB"]) == 1, "no line fits"
+    answer = json.loads(capsys.readouterr().out)
+    assert not answer["best"]["fits"] and answer["first_block"]["fits"]
+    assert answer["verdict"] == (
+        "DOES NOT FIT on 1,366.0 MiB under any setting; with one block allocated and freed first "
+        "it does (simulated)"
+    )
+    assert main([*words, "--capacity", "1350MiB"]) == 1
+    answer = json.loads(capsys.readouterr().out)
+    assert not answer["first_block"]["fits"]
+    assert answer["first_block"]["first_oom_event"] == 0, "the block itself is larger than that"
+    assert answer["verdict"] == "DOES NOT FIT on 1,350.0 MiB: no setting helps (simulated)"
