@@ -143,9 +143,6 @@ def replay_subject(
 ) -> tuple[Run, str, bool]:
     """Replay one device's program.
 
-    Memory that was live before recording began stays where it was if the settings are those
-    recorded; under other settings it is placed anew, as nobody knows where it would have been.
-
     Args:
         subject: the device's program.
         conf: settings line; None = the recorded one.
@@ -157,14 +154,9 @@ def replay_subject(
     Returns:
         (the run, the settings line simulated, whether the start layout was kept).
     """
-    from dataclasses import replace
-
     from ..policies.native import replay_native
-    from ..sim.settings_line import parse_settings
 
-    recorded, _ = subject.recorded_settings(rules)
-    settings = recorded if conf is None else parse_settings(conf, rules)
-    kept = not subject.is_warm or replace(settings, conf="") == replace(recorded, conf="")
+    settings, kept = subject.settings_under(conf, rules)
     run = replay_native(
         subject.kept if kept else subject.anew,
         settings,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -80,6 +80,24 @@ class Subject:
         except PolicyError as error:
             text = f"torch {rules.name} refuses the recorded settings ({error}); defaults are used"
             return Settings(), [Finding("refused_settings", 1, text, self.device)]
+
+    def settings_under(self, conf: str | None, rules: Release) -> tuple[Settings, bool]:
+        """The settings of a replay, and whether it starts from the layout that was recorded.
+
+        Memory that was live before recording began stays where it was if the settings are those
+        recorded; under others it is placed anew, as nobody knows where it would have been.
+
+        Args:
+            conf: settings line; None = the recorded one.
+            rules: the release.
+
+        Raises:
+            PolicyError: the release refuses the line.
+        """
+        recorded, _ = self.recorded_settings(rules)
+        settings = recorded if conf is None else parse_settings(conf, rules)
+        as_recorded = replace(settings, conf="") == replace(recorded, conf="")
+        return settings, not self.is_warm or as_recorded
 
 
 class LongSubject(Subject):

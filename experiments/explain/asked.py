@@ -12,7 +12,7 @@ from ..out_of_memory import OutOfMemory, first_out_of_memory
 from ..smallest import ran, smallest_device
 from ..subject import Subject
 from .explanation import Explanation, explain_moment
-from .moment import Conditions, conditions_of, find_moment
+from .moment import Terms, find_moment, terms_of
 from .places import Places
 from .tried import FLUSHES_TRIED, OWNERS_TRIED
 
@@ -52,9 +52,9 @@ def choose(
                 return Asked(subject, Device(found.capacity_bytes), found)
     if len(subjects) == 1:
         return Asked(subjects[0], gpu, None)
-    runs = [(s, conditions_of(s, conf, rules, gpu).play(s.program).stats) for s in subjects]
-    failed = [s for s, stats in runs if stats["num_ooms"] + stats["num_oom_rejections"]]
-    most = max(runs, key=lambda run: run[1]["reserved_bytes.all.peak"])[0]
+    runs = [(s, terms_of(s, conf, rules, gpu).play(s.program)) for s in subjects]
+    failed = [s for s, run in runs if not ran(run)]
+    most = max(runs, key=lambda pair: pair[1].stats["reserved_bytes.all.peak"])[0]
     return Asked(failed[0] if failed else most, gpu, None)
 
 
@@ -64,7 +64,7 @@ def ask(
     rules: Release,
     at: int | None = None,
     advance: Callable[[], None] = lambda: None,
-) -> tuple[Explanation, Conditions]:
+) -> tuple[Explanation, Terms]:
     """Explain a device's moment.
 
     Args:
@@ -79,7 +79,7 @@ def ask(
         PolicyError: the release refuses the line.
     """
     subject = asked.subject
-    under = conditions_of(subject, conf, rules, asked.gpu)
+    under = terms_of(subject, conf, rules, asked.gpu)
     places = Places(subject.program, subject.recording)
     moment = find_moment(subject.program, places, under, asked.recorded, at)
     smallest = None
@@ -88,7 +88,7 @@ def ask(
     return explain_moment(subject.program, places, under, moment, smallest, advance), under
 
 
-def _smallest(subject: Subject, under: Conditions, advance: Callable[[], None]) -> int:
+def _smallest(subject: Subject, under: Terms, advance: Callable[[], None]) -> int:
     """Least memory on which the program runs under these conditions."""
     other, granularity = under.gpu.other_bytes, under.gpu.granularity
 

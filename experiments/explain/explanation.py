@@ -10,7 +10,7 @@ from ...sim.device import Device
 from ...traces.program import Program
 from ...traces.units import format_bytes
 from ..screen import rounded
-from .moment import Conditions, Moment, Want
+from .moment import Moment, Terms, Want
 from .pins import Holder, Pin, holders_of, pins_of
 from .places import Places
 from .standing import Segment, Share, segments_of, shares_of, units_of
@@ -156,7 +156,7 @@ class Explanation:
 def explain_moment(
     program: Program,
     places: Places,
-    under: Conditions,
+    under: Terms,
     moment: Moment,
     smallest: int | None = None,
     advance: Callable[[], None] = lambda: None,

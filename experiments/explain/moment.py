@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -14,13 +14,13 @@ from ...sim.release import Release
 from ...sim.requests import Requests
 from ...sim.run import Run
 from ...sim.settings import Settings
-from ...sim.settings_line import parse_settings
 from ...sim.state import LIMIT, THROW_LIMIT
 from ...traces.errors import ConfigError
 from ...traces.event import Action
 from ...traces.program import Layout, Op, Program
 from ...traces.units import exact_bytes, format_bytes, round_up
 from ..out_of_memory import OutOfMemory
+from ..smallest import ran
 from ..subject import Subject
 from .places import Places
 from .standing import Lane
@@ -33,7 +33,7 @@ NEAR = 0.99  # of the peak
 
 
 @dataclass(frozen=True)
-class Conditions:
+class Terms:
     """What a program is replayed under, the same for the program as it was and as it might be.
 
     Attributes:
@@ -66,17 +66,14 @@ class Conditions:
         return min(own, options[LIMIT], options[THROW_LIMIT])
 
 
-def conditions_of(subject: Subject, conf: str | None, rules: Release, gpu: Device) -> Conditions:
-    """Return the conditions of a replay, as `tightfit replay` chooses them.
+def terms_of(subject: Subject, conf: str | None, rules: Release, gpu: Device) -> Terms:
+    """Return the terms of a replay, as `tightfit replay` has them.
 
     Raises:
         PolicyError: the release refuses the line.
     """
-    recorded, _ = subject.recorded_settings(rules)
-    settings = recorded if conf is None else parse_settings(conf, rules)
-    as_recorded = replace(settings, conf="") == replace(recorded, conf="")
-    keeps = subject.shows_driver and (not subject.is_warm or as_recorded)
-    return Conditions(settings, rules, gpu, keeps)
+    settings, kept = subject.settings_under(conf, rules)
+    return Terms(settings, rules, gpu, subject.shows_driver and kept)
 
 
 @dataclass(frozen=True)
@@ -133,7 +130,7 @@ class Moment:
 def find_moment(
     program: Program,
     places: Places,
-    under: Conditions,
+    under: Terms,
     recorded: OutOfMemory | None = None,
     at: int | None = None,
 ) -> Moment:
@@ -142,7 +139,7 @@ def find_moment(
     Args:
         program: the recorded program.
         places: of its allocations.
-        under: the conditions.
+        under: the terms.
         recorded: where the recorded run ran out of memory, if that is what is asked about; the
             device of `under` then has what that run could have.
         at: the entry after which to look, instead of the first failure or the peak.
@@ -154,7 +151,7 @@ def find_moment(
     if at is not None:
         return _asked(program, under, at)
     run = under.play(program, events=True, layout=True)
-    failed = run.stats["num_ooms"] + run.stats["num_oom_rejections"] > 0
+    failed = not ran(run)
     if failed and run.first_oom_op < 0:
         raise ConfigError(
             f"--capacity: found {exact_bytes(under.gpu.total_bytes)}, on which what was live when "
@@ -185,21 +182,21 @@ def find_moment(
     return Moment("grew", op, _entry(program, op), layout, want, room, reached, peak)
 
 
-def _layout(under: Conditions, program: Program, n_ops: int) -> Layout:
+def _layout(under: Terms, program: Program, n_ops: int) -> Layout:
     """The state after some ops, which are carried out without a failure."""
     layout = under.play(until(program, n_ops), layout=True).layout
     assert layout is not None
     return layout
 
 
-def _asked(program: Program, under: Conditions, at: int) -> Moment:
+def _asked(program: Program, under: Terms, at: int) -> Moment:
     """The moment after an entry."""
     last = int(program.entry.max(initial=-1))
     if not 0 <= at <= last:
         raise ConfigError(f"--at: found {at}, expected an entry of 0 to {last:,}")
     op = int(np.flatnonzero((program.entry >= 0) & (program.entry <= at))[-1])
     run = under.play(until(program, op + 1), layout=True)
-    if run.stats["num_ooms"] + run.stats["num_oom_rejections"]:
+    if not ran(run):
         failed = _entry(program, run.first_oom_op) or 0
         raise ConfigError(f"--at: found {at}, but memory runs out before it, at entry {failed:,}")
     assert run.layout is not None
@@ -208,9 +205,7 @@ def _asked(program: Program, under: Conditions, at: int) -> Moment:
     return Moment("asked", op + 1, at, run.layout, None, under.room(program), held, peak)
 
 
-def _as_recorded(
-    program: Program, places: Places, under: Conditions, recorded: OutOfMemory
-) -> Moment:
+def _as_recorded(program: Program, places: Places, under: Terms, recorded: OutOfMemory) -> Moment:
     """The recorded failure, where a replay on as much memory does not fail at it.
 
     Then others took memory meanwhile, say. Live blocks lie where a replay on a device without
@@ -231,7 +226,7 @@ def _as_recorded(
     )
 
 
-def _want(program: Program, places: Places, under: Conditions, op: int) -> Want:
+def _want(program: Program, places: Places, under: Terms, op: int) -> Want:
     """What the op that failed had asked for."""
     arg = int(program.arg[op])
     request = arg if program.op[op] == Op.TRY else int(program.request[arg])

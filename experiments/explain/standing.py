@@ -75,12 +75,19 @@ class Unit:
 
 @dataclass(frozen=True)
 class Segment:
-    """A segment, or a mapped run of expandable memory, with its blocks in address order."""
+    """A segment, or a mapped run of expandable memory.
+
+    Attributes:
+        lane: whose memory it is.
+        address, size: where it lies, bytes.
+        page: what it can be given back in, bytes; its size, if only as a whole.
+        blocks: all of it, in address order.
+    """
 
     lane: Lane
     address: int
     size: int
-    page: int  # bytes it can be given back in; its size, if only as a whole
+    page: int
     blocks: tuple[Block, ...]
 
     @property

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...traces.errors import ConfigError, TraceError
+from ...sim.release import NEWEST, release
+from ...sim.settings import Settings
+from ...sim.settings_line import parse_settings
+from ...traces.errors import ConfigError, PolicyError, TraceError
 from ...traces.event import Action, BlockState, empty_columns
 from ...traces.program import LAYOUT_BLOCK_COLUMNS, LAYOUT_SEGMENT_COLUMNS, Layout
 from ...traces.recording import DeviceRecording, Recording
-from ...traces.units import MiB
 from ..owners import user_frame
 from .explanation import Explanation
 from .pins import holders_of, pins_of
 from .places import NOT_RECORDED
 from .standing import segments_of, shares_of, units_of
-
-PAGE = 20 * MiB  # of the large pool's expandable memory, unless a release newer than 2.11 is told
 
 
 def is_state_only(recording: Recording) -> bool:
@@ -64,7 +64,7 @@ def explain_state(recording: Recording, device: int | None = None) -> tuple[int,
             words[number] = user_frame(recording.stacks[number])
         return words[number]
 
-    segments = segments_of(_layout_of(found), PAGE)
+    segments = segments_of(_layout_of(found), _page_of(recording))
     units = units_of(segments)
     return chosen, Explanation(
         kind="waste",
@@ -86,6 +86,14 @@ def explain_state(recording: Recording, device: int | None = None) -> tuple[int,
         segments=segments,
         note="",
     )
+
+
+def _page_of(recording: Recording) -> int:
+    """Bytes that large expandable memory is mapped in, by the recorded line."""
+    try:
+        return parse_settings(recording.conf, release(NEWEST)).large_segment_size
+    except PolicyError:  # a line of an older release
+        return Settings().large_segment_size
 
 
 def _layout_of(found: DeviceRecording) -> Layout:

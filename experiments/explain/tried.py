@@ -13,7 +13,7 @@ from ...sim.packing import Packed
 from ...sim.run import Run
 from ...traces.program import Op, Program
 from ..first_block import best_first_block
-from .moment import Conditions, Moment
+from .moment import Moment, Terms
 from .pins import Pin
 from .places import BEFORE, NOT_RECORDED, Places
 from .standing import Block, Segment
@@ -72,7 +72,7 @@ class Trial:
         self,
         program: Program,
         places: Places,
-        under: Conditions,
+        under: Terms,
         moment: Moment,
         advance: Callable[[], None] = lambda: None,
     ) -> None:
