@@ -141,9 +141,12 @@ def _empty_caches(reality: Reality, rules: Release) -> list[Unseen]:
 
 
 def _captures(reality: Reality, rules: Release) -> list[Unseen]:
-    case, returned = reality.program, reality.whole.returned
-    failed = (case.commands["code"] == Code.MALLOC) & (returned == 0) & in_context(case, rules)
-    return [Unseen(CAPTURE_OOM, i) for i in np.flatnonzero(failed).tolist()]
+    """Out-of-memory errors in a capture: outside one, cached memory is given back before them.
+
+    Not what throw_on_cudamalloc_oom rejects: that ends before anything is given back, anywhere.
+    """
+    context = in_context(reality.program, rules)
+    return [Unseen(CAPTURE_OOM, i) for i in _commands_with(reality.whole, Action.OOM) if context[i]]
 
 
 def _pool_releases(reality: Reality, told_a: Told, told_b: Told) -> list[Unseen]:

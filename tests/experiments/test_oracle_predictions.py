@@ -32,14 +32,14 @@ from tightfit.experiments.oracle.triples import (
     triple_to_json,
     triple_to_text,
 )
-from tightfit.experiments.oracle.unseen import NOTES, NOTHING
+from tightfit.experiments.oracle.unseen import CAPTURE_OOM, COMPLETION, NOTES, NOTHING
 from tightfit.experiments.oracle.wheels import RELEASES
 from tightfit.sim.device import Device
 from tightfit.sim.release import release
 from tightfit.traces.errors import PolicyError
 from tightfit.traces.event import Action
 from tightfit.traces.load import load
-from tightfit.traces.units import MiB
+from tightfit.traces.units import GiB, MiB
 
 from .test_oracle import driver_at_hand
 
@@ -281,3 +281,25 @@ def test_a_program_of_which_nothing_was_recorded_is_named_so() -> None:
     found = predict(triple, reality, release(NEWEST))
     assert found.differences == [] and found.unseen is not None
     assert found.unseen.name == NOTHING
+
+
+def test_a_rejection_in_a_capture_is_no_memory_that_ran_out_there() -> None:
+    """It ends a request before anything would be given back, in a capture as outside."""
+    driver = driver_at_hand(NEWEST)
+    script = Script()
+    script.begin(capture=True, stream=1)
+    deferred = script.malloc(1000, stream=1)
+    script.record(deferred, 40)
+    script.free(deferred)
+    script.mallocs(30 * MiB, 70 * MiB)
+    script.end()
+    case = Case("rejected", "", Device(GiB), script.commands())
+    unseen = {}
+    for line in ("", "graph_capture_record_stream_reuse:True,throw_on_cudamalloc_oom:True"):
+        triple = Triple("rejected", case, line, Device(64 * MiB))
+        (reality,) = run_triples(lambda cases: run_cases(driver, cases) if cases else [], [triple])
+        assert isinstance(reality, Reality) and reality.failed == 5
+        found = predict(triple, reality, release(NEWEST))
+        assert found.differences == []
+        unseen[line] = found.unseen_going_on and found.unseen_going_on.name
+    assert list(unseen.values()) == [CAPTURE_OOM, COMPLETION]
