@@ -21,7 +21,7 @@ class Shown:
         conf: the settings line.
         peak_reserved_bytes: greatest over the subjects, on a device that never runs out.
         waste: greatest share of the peak that was not asked for.
-        min_capacity_bytes: smallest device on which every subject runs without OOM.
+        min_capacity_bytes: smallest device on which every subject runs without OOM; None = none.
         device_allocs, device_frees, alloc_retries: sums over the subjects.
         fits: no subject runs out of memory on the device asked about.
         first_oom_event: recorded entry at which the first of them does; None = none.
@@ -30,7 +30,7 @@ class Shown:
     conf: str
     peak_reserved_bytes: int
     waste: float
-    min_capacity_bytes: int
+    min_capacity_bytes: int | None
     device_allocs: int
     device_frees: int
     alloc_retries: int
@@ -149,10 +149,12 @@ class Answer:
                     f"at once, {format_bytes(self.bound_bytes - room)} more than there is."
                 )
             else:
+                least = self.best.min_capacity_bytes
+                works = f"; the smallest GPU that works is {format_bytes(least)}" if least else ""
                 out.append(
                     f"Fragmentation: the program holds {format_bytes(self.bound_bytes)} at once, "
-                    "which would fit, but under every line tried live blocks stand in the way; "
-                    f"the smallest GPU that works is {format_bytes(self.best.min_capacity_bytes)}."
+                    "which would fit, but under every line tried live blocks stand in the way"
+                    f"{works}."
                 )
         elif not self.helps and waste <= WORTH * self.default.peak_reserved_bytes:
             out.append(

@@ -130,19 +130,17 @@ class Bench:
             _feed(digest, self._requests(subject, settings, self.gpu), settings)
         return digest.digest()
 
-    def min_capacity(self, subject: Subject, settings: Settings) -> int:
-        """Smallest device, in steps of 2 MiB, on which the program runs without OOM; bisected.
+    def min_capacity(self, settings: Settings) -> int | None:
+        """Total bytes of the smallest device on which every subject runs; None = none does."""
+        found = []
+        for subject in self.subjects:
 
-        Returns:
-            Total bytes of the device, the memory of others included.
-        """
-        other = self.gpu.other_bytes
+            def fits(total: int, subject: Subject = subject) -> bool:
+                return ran(self._run(subject, settings, replace(self.gpu, capacity_bytes=total)))
 
-        def fits(own: int) -> bool:
-            gpu = replace(self.gpu, capacity_bytes=own + other)
-            return ran(self._run(subject, settings, gpu))
-
-        return smallest_device(fits, self._run(subject, settings, Device())) + other
+            free = self._run(subject, settings, Device())
+            found.append(smallest_device(fits, free, self.gpu.other_bytes))
+        return None if None in found else max(found)
 
     def _requested(self, k: int) -> int:
         """Peak requested bytes of subject k on a device that never runs out: a line's no matter."""

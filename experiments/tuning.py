@@ -130,8 +130,8 @@ def _first_block(
     if was.peak_reserved_bytes - peak <= WORTH * was.peak_reserved_bytes:
         return None
 
-    def fits(own: int) -> bool:
-        return ran(play(found.packed, replace(gpu, capacity_bytes=own + gpu.other_bytes)))
+    def fits(total: int) -> bool:
+        return ran(play(found.packed, replace(gpu, capacity_bytes=total)))
 
     # The block itself stands at no entry of the recording: it comes before the first.
     failed_at = None if ran(run) else max(0, int(found.packed.program.entry[run.first_oom_op]))
@@ -139,7 +139,7 @@ def _first_block(
         conf="",
         peak_reserved_bytes=peak,
         waste=1 - held / max(1, peak),
-        min_capacity_bytes=smallest_device(fits, free) + gpu.other_bytes,
+        min_capacity_bytes=smallest_device(fits, free, gpu.other_bytes),
         device_allocs=run.stats["num_device_alloc"],
         device_frees=run.stats["num_device_free"],
         alloc_retries=run.stats["num_alloc_retries"],
@@ -216,7 +216,7 @@ def _shown(bench: Bench, settings: Settings, conf: str) -> Shown:
         conf=conf,
         peak_reserved_bytes=max(o.peak_reserved_bytes for o in outcomes),
         waste=max(1 - o.peak_requested_bytes / max(1, o.peak_reserved_bytes) for o in outcomes),
-        min_capacity_bytes=max(bench.min_capacity(s, settings) for s in bench.subjects),
+        min_capacity_bytes=bench.min_capacity(settings),
         device_allocs=sum(o.device_allocs for o in outcomes),
         device_frees=sum(o.device_frees for o in outcomes),
         alloc_retries=sum(o.alloc_retries for o in outcomes),

@@ -88,13 +88,13 @@ def ask(
     return explain_moment(subject.program, places, under, moment, smallest, advance), under
 
 
-def _smallest(subject: Subject, under: Terms, advance: Callable[[], None]) -> int:
+def _smallest(subject: Subject, under: Terms, advance: Callable[[], None]) -> int | None:
     """Least memory on which the program runs under these conditions."""
     other, granularity = under.gpu.other_bytes, under.gpu.granularity
 
-    def fits(own: int) -> bool:
-        run = under.play(subject.program, Device(own + other, other, granularity))
+    def fits(total: int) -> bool:
+        run = under.play(subject.program, Device(total, other, granularity))
         advance()
         return ran(run)
 
-    return smallest_device(fits, under.play(subject.program, Device())) + other
+    return smallest_device(fits, under.play(subject.program, Device()), other)

@@ -39,7 +39,8 @@ class Explanation:
         asked_bytes: what is in use was asked for.
         bound_bytes: most that the program holds at once; more than the room = no line can help.
             None = not known.
-        smallest_bytes: least memory on which the program runs under this line; None = not asked.
+        smallest_bytes: least memory on which the program runs under this line; None = not asked,
+            or it runs on none.
         shares: where all the memory is.
         holders: who holds memory, most first.
         pins: who pins free memory, most first.

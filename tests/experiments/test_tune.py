@@ -78,7 +78,8 @@ def test_every_enumerated_line_is_one_the_release_accepts() -> None:
 def test_smallest_capacity_is_where_the_program_stops_fitting() -> None:
     gpt = subject("gpt_checkpoint.default")
     bench = Bench([gpt], RULES, Device())
-    size = bench.min_capacity(gpt, Settings())
+    size = bench.min_capacity(Settings())
+    assert size is not None
     for total, ooms in ((size, 0), (size - 2 * MiB, 1)):
         run = bench._run(gpt, Settings(), Device(total))
         assert run.stats["num_ooms"] == ooms
