@@ -10,6 +10,13 @@ import typer
 from .options import MAIN_PATH_SECONDS, AsJson, Capacity, DeviceIndex, DriverCosts, Other, Torch
 
 POLICY_SECONDS = 2  # what compiling one policy took
+# Columns (row_columns.py) of what is printed, and of what is written for papers.
+SHOWN = (
+    "peak_reserved", "above_bound", "smallest_gpu", "peak_allocated", "driver_calls", "driver_time",
+)  # fmt: skip
+WRITTEN = (
+    "peak_reserved", "above_bound", "smallest_gpu", "driver_calls", "driver_time", "retries",
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from ..sim.device import Device
@@ -44,6 +51,13 @@ def compare(
             help="Time to search for an offline packing of each recording; 0 = none.",
         ),
     ] = 2.0,
+    smallest: Annotated[
+        bool,
+        typer.Option(
+            "--smallest",
+            help="Find the smallest GPU each policy runs on, too: a dozen replays more for each.",
+        ),
+    ] = False,
     driver_costs: DriverCosts = None,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown tables.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print all rows as one CSV table.")] = False,
@@ -64,6 +78,7 @@ def compare(
         without_foresight,
     )
     from .formats import comma_separated, latex, markdown
+    from .row_columns import chosen as columns_of
     from .screen import BESIDE_PLAIN, announce_compiling, emit_json, note, progress
     from .subject import find_release, load_subjects
 
@@ -82,7 +97,7 @@ def compare(
         packing = 0.0
     steps = (len(chosen) + (packing > 0)) * len(subjects)
     with progress(steps, "comparing") as advance:
-        compared = compare_all(subjects, chosen, gpu, advance, packing, costs)
+        compared = compare_all(subjects, chosen, gpu, advance, packing, costs, smallest)
     findings = notes_on_recordings(subjects)
     room = gpu.capacity_bytes
     setting = f"torch {fit.rules.name} · " + (format_bytes(room) if room else "unlimited memory")
@@ -103,49 +118,41 @@ def compare(
     elif as_csv:
         print(comma_separated(compared), end="")
     elif as_markdown or as_latex:
-        print((markdown if as_markdown else latex)(compared, setting), end="")
+        columns = columns_of(WRITTEN, smallest)
+        print((markdown if as_markdown else latex)(compared, setting, columns), end="")
     else:
-        _show(compared, gpu, fit.words, costs_from)
+        _show(compared, gpu, fit.words, costs_from, smallest)
         note([*notes_on_mismatches(compared), *left_out, *findings])
     if all(t.best is None for t in compared):
         raise typer.Exit(1)
 
 
-def _show(compared: list[TraceRows], gpu: Device, rules: str, costs_from: str) -> None:
+def _show(
+    compared: list[TraceRows], gpu: Device, rules: str, costs_from: str, smallest: bool
+) -> None:
+    from .row_columns import chosen
     from .screen import Column, say, table, verdict
 
     verdict(_verdict(compared, gpu))
-    # One unit for all tables and both columns: they are there to be compared.
-    sizes = [s for t in compared for r in t.rows
-             for s in (r.peak_reserved_bytes, r.peak_allocated_bytes)]  # fmt: skip
-    largest = max((s for s in sizes if s is not None), default=0)
-    columns: list[str | Column] = [
-        "",
-        "policy",
-        Column("peak reserved", "bytes", largest),
-        Column("above bound", "%"),
-        Column("peak allocated", "bytes", largest),
-        "driver calls",
-        Column("driver time", "ms"),
-    ]
-    if gpu.capacity_bytes is not None:
-        columns += ["retries", "fits"]
+    limited = gpu.capacity_bytes is not None
+    shown = chosen((*SHOWN, "retries") if limited else SHOWN, smallest)
+    # One unit for all tables and all columns of bytes: they are there to be compared.
+    values = [c.of(r) for t in compared for r in t.rows for c in shown if c.unit == "bytes"]
+    largest = max((int(v) for v in values if v is not None), default=0)
+    columns: list[str | Column] = ["", "policy"]
+    columns += [Column(c.heading, c.unit, largest if c.unit == "bytes" else None) for c in shown]
+    if limited:
+        columns.append("fits")
     for trace in compared:
         rows: list[list[str | int | float | None]] = []
         for r in trace.rows:
-            calls = None if r.device_allocs is None else r.device_allocs + (r.device_frees or 0)
-            row: list[str | int | float | None] = [
-                "" if r.role == "policy" else r.role,
-                r.policy,
-                r.peak_reserved_bytes,
-                r.above_bound,
-                r.peak_allocated_bytes,
-                calls,
-                None if r.driver_seconds is None else 1e3 * r.driver_seconds,
-            ]
-            if gpu.capacity_bytes is not None:
+            row: list[str | int | float | None] = ["" if r.role == "policy" else r.role, r.policy]
+            for column in shown:
+                value = column.of(r)
+                row.append(1e3 * value if column.unit == "ms" and value is not None else value)
+            if limited:
                 fits = f"OOM at {r.first_oom_event:,}" if r.ooms else "yes"
-                row += [r.alloc_retries, "" if r.role in ("bound", "offline") else fits]
+                row.append("" if r.role in ("bound", "offline") else fits)
             rows.append(row)
         table(f"{Path(trace.trace).name}, device {trace.device}", columns, rows)
     say(f"rules of pytorch: {rules}")

@@ -3,73 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePath
 from threading import Lock
 
 from ..policies.contender import BASELINE, Contender, contender, names
-from ..policies.live_bytes import peak_live_bytes
-from ..policies.packing import pack as pack_buffers
-from ..policies.packing_of_program import buffers_of
-from ..sim.costs import Cost, driver_seconds
+from ..sim.costs import Cost
 from ..sim.device import Device
-from ..sim.packing import Packed
 from ..sim.release import Release
-from ..sim.run import Run
 from ..traces.errors import ConfigError
 from ..traces.recording import Finding
 from ..traces.units import format_bytes
+from .row import Row, bound_rows, min_capacity, packing_row, row_of
 from .share_out import share_out
 from .subject import Subject
 
-# What no policy can go below, the weakest first: label, source, bytes of a packed program.
-BOUNDS: tuple[tuple[str, str, Callable[[Packed], int]], ...] = (
-    ("peak live bytes", "the program holds that much at once", peak_live_bytes),
-)
-
-
-PACKING = "best packing found"
-PACKING_SOURCE = "skyline and first-fit packings, then an exact search: policies/packing.py"
 SECONDS = 2.0  # for the search of one recording's packing, unless the user says otherwise
-
-
-@dataclass(frozen=True)
-class Row:
-    """One policy, or one bound, on one recording; simulated.
-
-    Attributes:
-        policy: as the user wrote it; for a bound its name.
-        role: "bound" (no policy can go below it), "offline" (a packing found with all of the
-            program known), "baseline", "told" (a policy that is told something of the program
-            before it runs) or "policy".
-        source: the paper or the code that it follows.
-        peak_reserved_bytes: on the device asked about; None if it ran out of memory there.
-        above_bound: share by which that exceeds the peak of live bytes.
-        peak_allocated_bytes: most bytes in blocks handed out, until the end or the failure.
-        device_allocs, device_frees, alloc_retries: successful driver calls, second attempts.
-        driver_seconds: what the driver's calls take, by the table of costs; simulated.
-        proven_bytes: for a packing, what none can go below; equal to the peak: no packing is lower.
-        ooms: 1 if it ran out of memory; the replay ends there.
-        first_oom_event: recorded entry at which it did; None = it did not.
-        first_oom_bytes: what was asked for then.
-        ignores: what the program has that the policy does not honour.
-    """
-
-    policy: str
-    role: str
-    source: str
-    peak_reserved_bytes: int | None
-    above_bound: float | None
-    peak_allocated_bytes: int | None = None
-    device_allocs: int | None = None
-    device_frees: int | None = None
-    alloc_retries: int | None = None
-    driver_seconds: float | None = None
-    proven_bytes: int | None = None
-    ooms: int = 0
-    first_oom_event: int | None = None
-    first_oom_bytes: int | None = None
-    ignores: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -130,6 +79,7 @@ def compare_all(
     advance: Callable[[], None] = lambda: None,
     packing_seconds: float = SECONDS,
     costs: dict[str, Cost] | None = None,
+    smallest: bool = False,
 ) -> list[TraceRows]:
     """Measure every policy on every subject, on all cores.
 
@@ -143,12 +93,10 @@ def compare_all(
         advance: called after each policy and each packing.
         packing_seconds: for the search of each recording's packing; 0 = no such row.
         costs: what the driver's calls take; None = the shipped table.
+        smallest: find the smallest device of each, too; a dozen replays more.
     """
     packed = [s.anew if s.is_warm else s.kept for s in subjects]
-    bounds = [
-        [Row(label, "bound", source, size(p), None) for label, source, size in BOUNDS]
-        for p in packed
-    ]
+    bounds = [bound_rows(p) for p in packed]
     todo = [(k, policy) for k in range(len(subjects)) for policy in policies]
 
     measured: list[list[Row]] = [[] for _ in subjects]
@@ -158,7 +106,9 @@ def compare_all(
         k, policy = item
         run = policy.replay(packed[k], gpu)
         bound = bounds[k][0].peak_reserved_bytes or 0
-        row = _row(subjects[k], policy, gpu, run, bound, costs)
+        row = row_of(subjects[k], policy, gpu, run, bound, costs)
+        if smallest:
+            row = replace(row, min_capacity_bytes=min_capacity(policy, packed[k], gpu))
         with lock:
             measured[k].append(row)
             advance()
@@ -170,58 +120,10 @@ def compare_all(
         measured[k].sort(key=lambda r: place[r.policy])  # equals stand as they were asked for
         rows = sorted(measured[k], key=lambda r: (r.ooms, r.peak_reserved_bytes or 0))
         if packing_seconds > 0:
-            bounds[k].append(_packing(packed[k], packing_seconds, bounds[k][0]))
+            bounds[k].append(packing_row(packed[k], packing_seconds, bounds[k][0]))
             advance()
         out.append(TraceRows(subject.name, subject.device, len(packed[k].events), bounds[k] + rows))
     return out
-
-
-def _packing(packed: Packed, seconds: float, bound: Row) -> Row:
-    """The best packing that a search of so many seconds finds.
-
-    Raises:
-        KeyboardInterrupt: the user ended the search.
-    """
-    found = pack_buffers(buffers_of(packed), seconds=seconds)
-    if found.interrupted:
-        raise KeyboardInterrupt
-    least = bound.peak_reserved_bytes or 0
-    return Row(
-        PACKING, "offline", PACKING_SOURCE, found.height,
-        found.height / least - 1 if least else None, proven_bytes=found.bound,
-    )  # fmt: skip
-
-
-def _row(
-    subject: Subject,
-    policy: Contender,
-    gpu: Device,
-    run: Run,
-    bound: int,
-    costs: dict[str, Cost] | None,
-) -> Row:
-    stats = run.stats
-    failed = stats["num_ooms"] + stats["num_oom_rejections"] > 0
-    peak = None if failed else stats["reserved_bytes.all.peak"]
-    event = None
-    if failed:
-        event = subject.program.entry_of(run.first_oom_op) if run.first_oom_op >= 0 else 0
-    return Row(
-        policy=policy.label,
-        role="baseline" if policy.is_baseline else "told" if policy.knows else "policy",
-        source=policy.source,
-        peak_reserved_bytes=peak,
-        above_bound=peak / bound - 1 if peak is not None and bound else None,
-        peak_allocated_bytes=stats["allocated_bytes.all.peak"],
-        device_allocs=stats["num_device_alloc"],
-        device_frees=stats["num_device_free"],
-        alloc_retries=stats["num_alloc_retries"],
-        driver_seconds=driver_seconds(run.work, costs),
-        ooms=int(failed),
-        first_oom_event=event,
-        first_oom_bytes=run.first_oom_bytes if failed else None,
-        ignores=tuple(policy.ignores(subject.program, gpu)),
-    )
 
 
 def notes_on_mismatches(traces: Sequence[TraceRows]) -> list[Finding]:

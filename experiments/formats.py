@@ -1,4 +1,4 @@
-"""Tables for papers and spreadsheets: Markdown, CSV and LaTeX from the rows of a comparison."""
+"""A comparison for papers and spreadsheets: Markdown, CSV and LaTeX."""
 
 from __future__ import annotations
 
@@ -9,39 +9,37 @@ from dataclasses import asdict
 from pathlib import PurePath
 
 from ..traces.units import MiB
-from .comparison import Row, TraceRows, remarks
+from .comparison import TraceRows, remarks
+from .row import Row
+from .row_columns import RowColumn, Value
 from .screen import rounded
-
-HEADINGS = (
-    "policy",
-    "peak reserved (MiB)",
-    "above bound (%)",
-    "driver calls",
-    "driver time (ms)",
-    "retries",
-)
-_LATEX = {c: "\\" + c for c in "&%$#_{}"} | {
-    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-}  # fmt: skip
+from .text_tables import latex_remark, latex_table, markdown_table
 
 
-def _cells(row: Row) -> list[str]:
-    """A row's cells as text; what does not apply is a dash."""
-    calls = None
-    if row.device_allocs is not None and row.device_frees is not None:
-        calls = row.device_allocs + row.device_frees
-    if row.ooms:
-        peak = f"OOM at {row.first_oom_event:,}"
-    else:
-        peak = rounded((row.peak_reserved_bytes or 0) / MiB, 1)
-    return [
-        row.policy + ("" if row.role == "policy" else f" ({row.role})"),
-        peak,
-        "–" if row.above_bound is None else rounded(100 * row.above_bound, 1),
-        "–" if calls is None else f"{calls:,}",
-        "–" if row.driver_seconds is None else rounded(1e3 * row.driver_seconds, 1),
-        "–" if row.alloc_retries is None else f"{row.alloc_retries:,}",
-    ]
+def written(value: Value, column: RowColumn) -> str:
+    """A value in its column's unit, without it; what does not apply is a dash."""
+    if value is None:
+        return "–"
+    scale = {"bytes": 1 / MiB, "%": 100.0, "ms": 1e3}.get(column.unit)
+    return f"{value:,}" if scale is None else rounded(value * scale, 1)
+
+
+def headed(column: RowColumn) -> str:
+    """A column's heading with the unit of its cells."""
+    unit = {"bytes": "MiB"}.get(column.unit, column.unit)
+    return f"{column.heading} ({unit})" if unit else column.heading
+
+
+def lines_of(rows: Sequence[Row], columns: Sequence[RowColumn]) -> list[list[str]]:
+    """The cells of a table of rows, headings first; a failure is said in the first column."""
+    out = [["policy", *map(headed, columns)]]
+    for row in rows:
+        cells = [written(column.of(row), column) for column in columns]
+        if row.ooms:
+            cells[0] = f"OOM at {row.first_oom_event:,}"
+        role = "" if row.role == "policy" else f" ({row.role})"
+        out.append([f"{row.policy}{role}", *cells])
+    return out
 
 
 def caption(trace: TraceRows, setting: str) -> str:
@@ -50,17 +48,26 @@ def caption(trace: TraceRows, setting: str) -> str:
     return f"{name} · device {trace.device} · {trace.events:,} events · {setting}"
 
 
-def markdown(traces: Sequence[TraceRows], setting: str) -> str:
+def markdown(traces: Sequence[TraceRows], setting: str, columns: Sequence[RowColumn]) -> str:
     """One Markdown table for each recording, its caption above it."""
     out = []
     for trace in traces:
-        lines = [HEADINGS, (":--", *["--:"] * (len(HEADINGS) - 1))]
-        lines += [[c.replace("|", "\\|") for c in _cells(row)] for row in trace.rows]
-        out.append(f"{caption(trace, setting)}\n")
-        out += [f"| {' | '.join(cells)} |" for cells in lines]
-        out.append("")
+        out += [f"{caption(trace, setting)}\n", *markdown_table(lines_of(trace.rows, columns)), ""]
         said = [f"* {text}" for _, text in remarks(trace)]
         out += [*said, ""] if said else []
+    return "\n".join(out)
+
+
+def latex(traces: Sequence[TraceRows], setting: str, columns: Sequence[RowColumn]) -> str:
+    """One tabular for each recording; wants the package booktabs."""
+    out = []
+    for trace in traces:
+        out += [
+            latex_remark(caption(trace, setting)),
+            *latex_table(lines_of(trace.rows, columns)),
+            *(latex_remark(text) for _, text in remarks(trace)),
+            "",
+        ]
     return "\n".join(out)
 
 
@@ -78,21 +85,3 @@ def comma_separated(traces: Sequence[TraceRows]) -> str:
             cells = asdict(row) | {"ignores": "; ".join(row.ignores)}
             writer.writerow({"trace": trace.trace, "device": trace.device, **cells})
     return out.getvalue()
-
-
-def latex(traces: Sequence[TraceRows], setting: str) -> str:
-    """One tabular for each recording; wants the package booktabs."""
-
-    def plain(text: str) -> str:
-        return "".join(_LATEX.get(c, c) for c in text).replace("–", "--").replace("<", "$<$")
-
-    out = []
-    for trace in traces:
-        out.append(f"% {caption(trace, setting)}")
-        out.append(r"\begin{tabular}{l" + "r" * (len(HEADINGS) - 1) + r"}\toprule")
-        out.append(" & ".join(map(plain, HEADINGS)) + r" \\ \midrule")
-        out += [" & ".join(map(plain, _cells(row))) + r" \\" for row in trace.rows]
-        out += [r"\bottomrule", r"\end{tabular}"]
-        out += [f"% {text}" for _, text in remarks(trace)]
-        out.append("")
-    return "\n".join(out)

@@ -11,8 +11,11 @@ import pytest
 from typer.testing import CliRunner
 
 from tightfit.experiments.cli import app, main
-from tightfit.experiments.comparison import Row, TraceRows
+from tightfit.experiments.compare import WRITTEN
+from tightfit.experiments.comparison import TraceRows
 from tightfit.experiments.formats import latex, markdown
+from tightfit.experiments.row import Row
+from tightfit.experiments.row_columns import chosen
 from tightfit.policies.catalogue import MECHANISMS
 from tightfit.policies.contender import names
 from tightfit.sim.costs import CALLS, WAIT, driver_seconds
@@ -31,9 +34,10 @@ def compare(*words: str) -> tuple[int, str]:
     return result.exit_code, result.stdout
 
 
-def rows_of(*words: str) -> list[dict]:
-    code, out = compare(*words, "--json")
-    assert code == 0
+def rows_of(*words: str, code: int | None = 0) -> list[dict]:
+    """The rows of one recording; `code` is what the command must end with, None = whatever."""
+    ended, out = compare(*words, "--json")
+    assert code is None or ended == code
     return json.loads(out)["traces"][0]["rows"]
 
 
@@ -141,8 +145,9 @@ def test_markdown_and_latex_are_tables_of_the_same_rows() -> None:
 def test_a_share_too_small_for_its_digits_is_not_nothing_in_any_table() -> None:
     row = Row("x", "policy", "", 1 << 20, 1e-5, 1 << 20, 1, 0, 0, 1e-6)
     rows = [TraceRows("a_b.npz", 0, 5, [row])]
-    assert "| x | 1.0 | <0.1 | 1 | <0.1 | 0 |" in markdown(rows, "")
-    assert "x & 1.0 & $<$0.1 & 1 & $<$0.1 & 0" in latex(rows, "")
+    columns = chosen(WRITTEN, smallest=False)
+    assert "| x | 1.0 | <0.1 | 1 | <0.1 | 0 |" in markdown(rows, "", columns)
+    assert "x & 1.0 & $<$0.1 & 1 & $<$0.1 & 0" in latex(rows, "", columns)
 
 
 def test_the_packing_is_a_row_with_what_is_proven() -> None:
@@ -222,3 +227,21 @@ def test_bad_words_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert "did you mean 'worst_fit'" in capsys.readouterr().err
     assert main(["compare", GPT, "--csv", "--latex"]) == 2
     assert "choose one" in capsys.readouterr().err
+
+
+def test_the_smallest_gpu_of_each_policy_is_where_it_stops_running() -> None:
+    words = ["--policy", "best_fit", "--policy", "one_region", "--policy", "buddy"]
+    other = ["--other", str(300 * MiB)]
+    ample = ["--capacity", "64GiB", *other]
+    rows = {r["policy"]: r for r in rows_of(STREAMS, *words, *ample, "--smallest")}
+    assert rows["peak live bytes"]["min_capacity_bytes"] is None
+    for name in ("pytorch", "best_fit", "one_region", "buddy"):
+        least = rows[name]["min_capacity_bytes"]
+        for capacity, ooms in ((least, 0), (least - 2 * MiB, 1)):
+            more = ["--policy", name, *other, "--packing", "0", "--capacity", str(capacity)]
+            (row,) = [r for r in rows_of(STREAMS, *more, code=None) if r["policy"] == name]
+            assert row["ooms"] == ooms
+    for form in ([], ["--markdown"], ["--latex"]):
+        told = compare(STREAMS, *words, "--smallest", *form)[1]
+        assert "smallest" in told and max(map(len, told.splitlines())) < 250
+        assert "smallest" not in compare(STREAMS, *words, *form)[1]
