@@ -29,6 +29,7 @@ from .info import info
 from .live.command import live
 from .oracle.prove import prove
 from .policy import policy
+from .question.command import run
 from .recording.command import record
 from .replay import replay
 from .screen import printable
@@ -38,8 +39,8 @@ from .workloads import workloads
 
 # In the order in which they are used: record, look, trust, ask, keep; and what the trust rests on.
 COMMANDS = (
-    record, info, check, replay, explain, tune, verify, compare, live, convert, strip, workloads,
-    prove, bench,
+    record, info, check, replay, explain, tune, verify, compare, run, live, convert, strip,
+    workloads, prove, bench,
 )  # fmt: skip
 
 OK, NO, BAD_INPUT, BUG, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 70, 130, 141

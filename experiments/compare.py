@@ -137,7 +137,7 @@ def _show(
     limited = gpu.capacity_bytes is not None
     shown = chosen((*SHOWN, "retries") if limited else SHOWN, smallest)
     # One unit for all tables and all columns of bytes: they are there to be compared.
-    values = [c.of(r) for t in compared for r in t.rows for c in shown if c.unit == "bytes"]
+    values = [c.of(r, t.rows) for t in compared for r in t.rows for c in shown if c.unit == "bytes"]
     largest = max((int(v) for v in values if v is not None), default=0)
     columns: list[str | Column] = ["", "policy"]
     columns += [Column(c.heading, c.unit, largest if c.unit == "bytes" else None) for c in shown]
@@ -148,7 +148,7 @@ def _show(
         for r in trace.rows:
             row: list[str | int | float | None] = ["" if r.role == "policy" else r.role, r.policy]
             for column in shown:
-                value = column.of(r)
+                value = column.of(r, trace.rows)
                 row.append(1e3 * value if column.unit == "ms" and value is not None else value)
             if limited:
                 fits = f"OOM at {r.first_oom_event:,}" if r.ooms else "yes"

@@ -34,7 +34,7 @@ def lines_of(rows: Sequence[Row], columns: Sequence[RowColumn]) -> list[list[str
     """The cells of a table of rows, headings first; a failure is said in the first column."""
     out = [["policy", *map(headed, columns)]]
     for row in rows:
-        cells = [written(column.of(row), column) for column in columns]
+        cells = [written(column.of(row, rows), column) for column in columns]
         if row.ooms:
             cells[0] = f"OOM at {row.first_oom_event:,}"
         role = "" if row.role == "policy" else f" ({row.role})"

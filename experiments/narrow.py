@@ -28,6 +28,17 @@ def least_widths(shown: Sequence[Shown], is_text: Sequence[bool]) -> list[int]:
     return widths
 
 
+def whole_widths(shown: Sequence[Shown]) -> list[int]:
+    """Return how wide columns are without breaking a cell; headings may break between words."""
+    return [
+        max(
+            max((len(line) for cell in cells for line in cell.split("\n")), default=0),
+            *map(len, (*name.split(), unit)),
+        )
+        for name, unit, cells in shown
+    ]
+
+
 def gap_that_fits(widths: Sequence[int], width: int) -> int | None:
     """Return the widest gap with which columns of these widths stand side by side; None = none."""
     return next((g for g in GAPS if sum(widths) + g * (len(widths) - 1) <= width), None)

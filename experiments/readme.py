@@ -39,7 +39,7 @@ def regenerate(text: str) -> str:
 
 
 def regenerate_in_copy(text: str, root: Path) -> str:
-    """Regenerate in an empty folder that shows the recordings of `root`, so that nothing is left.
+    """Regenerate in an empty folder that shows what examples read, so that nothing is left.
 
     Args:
         text: the Markdown.
@@ -47,7 +47,8 @@ def regenerate_in_copy(text: str, root: Path) -> str:
     """
     before = Path.cwd()
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "traces").symlink_to(root / "traces")
+        for shown in ("traces", "docs"):
+            (Path(folder) / shown).symlink_to(root / shown)
         os.chdir(folder)
         try:
             return regenerate(text)

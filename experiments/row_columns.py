@@ -9,6 +9,7 @@ from typing import Literal
 from .row import Row
 
 Value = int | float | None
+Rows = Sequence[Row]
 
 
 @dataclass(frozen=True)
@@ -18,28 +19,46 @@ class RowColumn:
     Attributes:
         heading: without the unit.
         unit: "bytes", "%" (of a fraction of 1), "ms" (of seconds) or "" for a count.
-        of: what it says of a row; None = not applicable.
-        better: "lower" or "higher"; "" where neither is.
+        of: what it says of a row of a table, and of all its rows; None = not applicable.
     """
 
     heading: str
     unit: Literal["bytes", "%", "ms", ""]
-    of: Callable[[Row], Value]
-    better: Literal["lower", "higher", ""] = "lower"
+    of: Callable[[Row, Rows], Value]
 
 
-def _calls(row: Row) -> int | None:
+def _calls(row: Row, rows: Rows) -> int | None:
     return None if row.device_allocs is None else row.device_allocs + (row.device_frees or 0)
 
 
+def _share(row: Row, rows: Rows, role: str) -> float | None:
+    """A row's peak over that of the row with a role."""
+    other = next((r.peak_reserved_bytes for r in rows if r.role == role), None)
+    return (
+        row.peak_reserved_bytes / other if row.peak_reserved_bytes is not None and other else None
+    )
+
+
+def _saved(row: Row, rows: Rows) -> float | None:
+    share = None if row.role in ("baseline", "bound") else _share(row, rows, "baseline")
+    return None if share is None else 1 - share
+
+
+def _above_packing(row: Row, rows: Rows) -> float | None:
+    share = None if row.role in ("offline", "bound") else _share(row, rows, "offline")
+    return None if share is None else share - 1
+
+
 COLUMNS = {
-    "peak_reserved": RowColumn("peak reserved", "bytes", lambda r: r.peak_reserved_bytes),
-    "above_bound": RowColumn("above bound", "%", lambda r: r.above_bound),
-    "smallest_gpu": RowColumn("smallest GPU", "bytes", lambda r: r.min_capacity_bytes),
-    "peak_allocated": RowColumn("peak allocated", "bytes", lambda r: r.peak_allocated_bytes),
+    "peak_reserved": RowColumn("peak reserved", "bytes", lambda r, _: r.peak_reserved_bytes),
+    "saved": RowColumn("saved", "%", _saved),
+    "above_bound": RowColumn("above bound", "%", lambda r, _: r.above_bound),
+    "above_packing": RowColumn("above packing", "%", _above_packing),
+    "smallest_gpu": RowColumn("smallest GPU", "bytes", lambda r, _: r.min_capacity_bytes),
+    "peak_allocated": RowColumn("peak allocated", "bytes", lambda r, _: r.peak_allocated_bytes),
     "driver_calls": RowColumn("driver calls", "", _calls),
-    "driver_time": RowColumn("driver time", "ms", lambda r: r.driver_seconds),
-    "retries": RowColumn("retries", "", lambda r: r.alloc_retries),
+    "driver_time": RowColumn("driver time", "ms", lambda r, _: r.driver_seconds),
+    "retries": RowColumn("retries", "", lambda r, _: r.alloc_retries),
 }
 
 

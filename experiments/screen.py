@@ -105,14 +105,15 @@ def table(title: str, columns: Sequence[str | Column], rows: Sequence[Sequence[C
     from rich import box
     from rich.table import Table
 
-    from .narrow import as_paragraphs, gap_that_fits, least_widths
+    from .narrow import as_paragraphs, gap_that_fits, least_widths, whole_widths
 
     given = [Column(c) if isinstance(c, str) else c for c in columns]
     cells = [[row[k] for row in rows] for k in range(len(given))]
     shown = [_one_unit(column, own) for column, own in zip(given, cells, strict=True)]
     is_text = [any(isinstance(cell, str) for cell in own) for own in cells]
     least = least_widths(shown, is_text)
-    gap = gap_that_fits(least, _console(sys.stdout).width)
+    width = _console(sys.stdout).width
+    gap = gap_that_fits(whole_widths(shown), width) or gap_that_fits(least, width)
     if gap is None:
         for line in [title, *as_paragraphs(shown, is_text)]:
             if line:
@@ -150,8 +151,10 @@ def table(title: str, columns: Sequence[str | Column], rows: Sequence[Sequence[C
 def rounded(value: float, digits: int) -> str:
     """Return a number as text; one too small for its digits as "<0.1", never as nothing."""
     text = f"{value:,.{digits}f}"
-    is_lost = value > 0 and not text.strip("0.,")
-    return f"<{10**-digits:.{digits}f}" if is_lost else text
+    if value == 0 or text.strip("-0.,"):
+        return text
+    least = f"{10**-digits:.{digits}f}"
+    return f"<{least}" if value > 0 else f">-{least}"
 
 
 def emit_json(value: object) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Container, Sequence
 
 from .screen import printable
 
@@ -12,34 +12,55 @@ _LATEX = {c: "\\" + c for c in "&%$#_{}"} | {
 }  # fmt: skip
 
 
-def markdown_table(lines: Sequence[Sequence[str]]) -> list[str]:
+def markdown_table(
+    lines: Sequence[Sequence[str]], bold: Container[tuple[int, int]] = ()
+) -> list[str]:
     """Return the lines of a Markdown table: the first column left, the others right.
 
     Args:
         lines: cells; the first line holds the headings.
+        bold: (line, column) of what stands out.
     """
+
+    def plain(text: str) -> str:
+        return printable(text).replace("|", "\\|")
+
     rules = (":--", *["--:"] * (len(lines[0]) - 1))
-    texts = [[printable(cell).replace("|", "\\|") for cell in line] for line in lines]
+    texts = _cells(lines, bold, plain, "**{}**")
     return [f"| {' | '.join(line)} |" for line in (texts[0], rules, *texts[1:])]
 
 
-def latex_table(lines: Sequence[Sequence[str]]) -> list[str]:
+def latex_table(lines: Sequence[Sequence[str]], bold: Container[tuple[int, int]] = ()) -> list[str]:
     """Return the lines of a LaTeX tabular; it wants the package booktabs.
 
     Args:
         lines: cells; the first line holds the headings.
+        bold: (line, column) of what stands out.
     """
 
     def plain(text: str) -> str:
         return "".join(_LATEX.get(c, c) for c in printable(text))
 
-    rows = [" & ".join(map(plain, line)) + r" \\" for line in lines]
+    texts = _cells(lines, bold, plain, r"\textbf{{{}}}")
+    rows = [" & ".join(line) + r" \\" for line in texts]
     return [
         r"\begin{tabular}{l" + "r" * (len(lines[0]) - 1) + r"}\toprule",
         rows[0] + r" \midrule",
         *rows[1:],
         r"\bottomrule",
         r"\end{tabular}",
+    ]
+
+
+def _cells(
+    lines: Sequence[Sequence[str]],
+    bold: Container[tuple[int, int]],
+    plain: Callable[[str], str],
+    strong: str,
+) -> list[list[str]]:
+    return [
+        [strong.format(plain(c)) if (i, j) in bold else plain(c) for j, c in enumerate(line)]
+        for i, line in enumerate(lines)
     ]
 
 

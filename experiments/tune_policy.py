@@ -14,11 +14,13 @@ from ..policies.named import find_policy
 from ..policies.playing import AnyPolicy, play_policy
 from ..sim.costs import Cost, driver_seconds
 from ..sim.device import Device
+from ..sim.packing import Packed
 from ..sim.release import Release
 from ..sim.run import Run
 from ..traces.errors import ConfigError
 from ..traces.units import format_bytes
 from .search import search_params
+from .smallest import ran
 from .subject import Subject
 
 WORTH = 0.01  # share of the default's peak that a difference must reach to be worth a word
@@ -32,7 +34,9 @@ class Tried:
         policy: as a user writes it.
         values: its parameters.
         peak_reserved_bytes: greatest over the recordings; None if one runs out of memory.
-        above_bound: greatest share by which that exceeds what is live at once.
+        above_bound: greatest share by which that exceeds what is live at once; None likewise.
+        failures: recordings that run out of memory.
+        excess: that share with memory without end, where one runs out.
         driver_calls, driver_seconds: sums over the recordings.
     """
 
@@ -40,14 +44,15 @@ class Tried:
     values: dict[str, int]
     peak_reserved_bytes: int | None
     above_bound: float | None
+    failures: int
+    excess: float
     driver_calls: int
     driver_seconds: float
 
     @property
-    def rank(self) -> tuple[bool, float, float]:
-        """Better is smaller: it runs, it wastes less, it asks the driver for less."""
-        lost = self.above_bound is None
-        return lost, 0.0 if self.above_bound is None else self.above_bound, self.driver_seconds
+    def rank(self) -> tuple[int, float, float]:
+        """Better is smaller: it runs on more, it wastes less, it asks the driver for less."""
+        return self.failures, self.excess, self.driver_seconds
 
 
 @dataclass(frozen=True)
@@ -143,14 +148,21 @@ def tune_policy(
     bounds = [peak_live_bytes(p) for p in packed]
     seen: dict[tuple[int, ...], Tried] = {}
 
+    def tried(written: str, values: dict[str, int], play: Callable[[Packed, Device], Run]) -> Tried:
+        runs = [play(p, gpu) for p in packed]
+        free = [r if ran(r) else play(p, Device()) for p, r in zip(packed, runs, strict=True)]
+        return _tried(written, values, runs, free, bounds, costs)
+
     def judge(values: Mapping[str, int]) -> float:
         key = tuple(values[p.name] for p in policy.params)
         if key not in seen:
-            runs = [play_policy(p, policy, values, gpu, rules) for p in packed]
-            seen[key] = _tried(_written(label, policy, values), dict(values), runs, bounds, costs)
+            seen[key] = tried(
+                _written(label, policy, values), dict(values),
+                lambda p, device: play_policy(p, policy, values, device, rules),
+            )  # fmt: skip
         advance()
-        lost, above, _ = seen[key].rank
-        return 1e9 if lost else above
+        failures, excess, _ = seen[key].rank
+        return 1e3 * failures + excess
 
     judge(policy.defaults)
     interrupted = False
@@ -162,7 +174,7 @@ def tune_policy(
     return PolicyAnswer(
         default=seen[tuple(policy.defaults.values())],
         best=min(seen.values(), key=lambda t: t.rank),
-        baseline=_tried(BASELINE, {}, [base.replay(p, gpu) for p in packed], bounds, costs),
+        baseline=tried(BASELINE, {}, base.replay),
         bound_bytes=max(bounds, default=0),
         tried=len(seen),
         traces=tuple(PurePath(s.name).name for s in subjects),
@@ -186,17 +198,20 @@ def _tried(
     written: str,
     values: dict[str, int],
     runs: Sequence[Run],
+    free: Sequence[Run],
     bounds: Sequence[int],
     costs: dict[str, Cost] | None,
 ) -> Tried:
-    lost = any(r.stats["num_ooms"] + r.stats["num_oom_rejections"] for r in runs)
-    peaks = [r.stats["reserved_bytes.all.peak"] for r in runs]
-    above = [p / b - 1 if b else 0.0 for p, b in zip(peaks, bounds, strict=True)]
+    failures = sum(not ran(r) for r in runs)
+    peaks = [r.stats["reserved_bytes.all.peak"] for r in free]
+    excess = max((p / b - 1 if b else 0.0 for p, b in zip(peaks, bounds, strict=True)), default=0.0)
     return Tried(
         written,
         values,
-        None if lost else max(peaks, default=0),
-        None if lost else max(above, default=0.0),
+        None if failures else max(peaks, default=0),
+        None if failures else excess,
+        failures,
+        excess,
         sum(r.stats["num_device_alloc"] + r.stats["num_device_free"] for r in runs),
         sum(driver_seconds(r.work, costs) for r in runs),
     )

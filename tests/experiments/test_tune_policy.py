@@ -74,6 +74,18 @@ def test_a_device_that_is_too_small_is_the_answer_no() -> None:
     assert code == 1 and "DOES NOT FIT on 100.0 MiB" in out.splitlines()[0]
 
 
+def test_where_nothing_fits_the_best_wastes_least_all_the_same() -> None:
+    """Not what asks the driver for least, which is what fails first."""
+    words = [TRACE, OTHER, "--policy", "size_classes", "--trials", "12", "--json"]
+    free = json.loads(tune(*words)[1])
+    code, out = tune(*words, "--capacity", "20MiB")
+    found = json.loads(out)
+    assert code == 1 and found["best"]["failures"] == 2
+    assert found["best"]["policy"] == free["best"]["policy"] != found["default"]["policy"]
+    assert found["best"]["excess"] == free["best"]["above_bound"]
+    assert found["best"]["above_bound"] is None
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -1,0 +1,64 @@
+"""The journal of an experiment: what was measured, one line of JSON each, appended as it is done.
+
+An entry is found again by everything that decides it: the program, the policy, the device, the
+rules and the code. So an experiment that was interrupted goes on where it was, one that grew runs
+what is new, and nothing is taken that other code has measured.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from ...traces.jit import source_hash
+
+FORMAT = 1  # another one, when what is kept of a run changes
+
+
+def key_of(*parts: object) -> str:
+    """Return a name that is equal only if all parts and the code are."""
+    words = json.dumps([FORMAT, source_hash(), *parts], default=str)
+    return hashlib.sha256(words.encode()).hexdigest()[:24]
+
+
+class Journal:
+    """What is kept of an experiment.
+
+    Args:
+        path: the file; it need not be there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.kept: dict[str, Any] = {}
+        self._lock = Lock()
+        self._torn = False
+        if path.exists():
+            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+                try:
+                    entry = json.loads(line)
+                    self.kept[entry["key"]] = entry["value"]
+                except (ValueError, TypeError, KeyError, RecursionError):
+                    continue  # whoever wrote it was killed: it is measured again
+            self._torn = not path.read_bytes().endswith(b"\n")
+
+    def get(self, key: str) -> Any:
+        """What was kept under a key; None if nothing was."""
+        return self.kept.get(key)
+
+    def put(self, key: str, value: Any) -> Any:
+        """Keep a value at once and return it as it would be read again.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        line = json.dumps({"key": key, "value": value})
+        with self._lock:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(("\n" if self._torn else "") + line + "\n")
+            self._torn = False
+            self.kept[key] = json.loads(line)["value"]
+            return self.kept[key]

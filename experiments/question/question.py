@@ -1,0 +1,217 @@
+"""What an experiment file asks: recordings, policies, devices, and which table answers it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...traces.errors import ConfigError
+from ...traces.requests import FITTED
+from ...traces.serving import MOST_EVENTS, WORKLOADS
+from ...traces.synthetic import PATTERNS
+from ..row_columns import COLUMNS
+from .section import Section, Wrong, count, read_toml, size, words
+
+UNLIMITED = "unlimited"
+TUNE = ("each", "all", "others")
+MADE = (*WORKLOADS, *PATTERNS)
+USUAL = ("peak_reserved", "saved", "above_bound", "smallest_gpu", "driver_calls", "driver_time")
+
+
+@dataclass(frozen=True)
+class TraceAsked:
+    """Recordings that one [[trace]] names.
+
+    Attributes:
+        where: the table, for messages.
+        file: a path relative to the experiment file, or a pattern of several; "" for synthetic.
+        device: which device of them; None = all.
+        sha256: what the file must hash to; "" = anything.
+        workload, events, seeds, lengths: a synthetic one, once for each seed.
+    """
+
+    where: str
+    file: str
+    device: int | None
+    sha256: str
+    workload: str
+    events: int
+    seeds: tuple[int, ...]
+    lengths: str
+
+
+@dataclass(frozen=True)
+class PolicyAsked:
+    """Policies that one [[policy]] names: one for each combination of its values.
+
+    Attributes:
+        where: the table, for messages.
+        name: of the catalogue, or `path.py:Name`, relative to the experiment file.
+        label: what tables call it; "" = as it is written.
+        is_baseline: the others are measured against it.
+        lines: settings lines, for "pytorch".
+        params: values of its parameters as texts, by name.
+        tune: "" or what its parameters, or PyTorch's settings, are tuned on: "each" recording for
+            itself, "all" of them together, or for each all the "others".
+        trials: values that Optuna proposes.
+        without: keys that a tuned settings line must not use.
+    """
+
+    where: str
+    name: str
+    label: str
+    is_baseline: bool
+    lines: tuple[str, ...]
+    params: dict[str, tuple[str, ...]]
+    tune: str
+    trials: int
+    without: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Question:
+    """An experiment file as it was read, defaults filled in.
+
+    Attributes:
+        path: the file; what it names is relative to its folder.
+        question: what is asked, in words.
+        torch: the release whose rules hold; "" = for each recording what fits it best.
+        seed: of the resampling behind intervals.
+        capacities: memory of the simulated devices; None = never runs out.
+        other_bytes: memory that others use there.
+        traces, policies: what is compared.
+        packing_seconds: time to search an offline packing of each recording; 0 = none.
+        driver_costs: file of what the driver's calls take; "" = the shipped one.
+        columns: of the tables (row_columns.py).
+        sort_by: the column by which each recording's policies are sorted.
+    """
+
+    path: Path
+    question: str
+    torch: str
+    seed: int
+    capacities: tuple[int | None, ...]
+    other_bytes: int
+    traces: tuple[TraceAsked, ...]
+    policies: tuple[PolicyAsked, ...]
+    packing_seconds: float
+    driver_costs: str
+    columns: tuple[str, ...]
+    sort_by: str
+
+
+def read_question(path: Path) -> Question:
+    """Read an experiment file.
+
+    Raises:
+        ConfigError: it cannot be read, or something in it is not acceptable.
+    """
+    top = read_toml(path)
+    question = top.text("question")
+    torch = top.text("torch", "")
+    seed = top.whole("seed", 0)
+    packing = top.number("packing_seconds", 2.0)
+    costs = top.text("driver_costs", "")
+    device, table = top.table("device"), top.table("table")
+    traces = tuple(map(_trace, top.tables("trace")))
+    policies = tuple(map(_policy, top.tables("policy")))
+    top.done()
+    capacities = device.several("capacity", _capacity, (None,))
+    other = device.several("other", size, (0,))
+    if len(other) > 1:
+        raise device.fault("other", device.given["other"], "one size")
+    device.done()
+    if other[0] and None in capacities:
+        raise ConfigError(f"{device.where}: other: it matters only with a capacity; give both")
+    for capacity in capacities:
+        if capacity is not None and other[0] >= capacity:
+            raise device.fault("other", device.given["other"], "less than the capacity")
+    columns = table.several("columns", _column, USUAL)
+    sort_by = table.one_of("sort_by", columns, columns[0])
+    table.done()
+    if not traces:
+        raise ConfigError(f"{path.name}: no [[trace]]; expected at least one recording")
+    if not policies:
+        raise ConfigError(f"{path.name}: no [[policy]]; expected at least one policy")
+    return Question(
+        path, question, torch, seed, capacities, other[0], traces, policies, packing, costs,
+        columns, sort_by,
+    )  # fmt: skip
+
+
+def _capacity(value: Any) -> int | None:
+    if value == UNLIMITED:
+        return None
+    try:
+        return size(value)
+    except Wrong as wrong:
+        raise Wrong(f'{wrong.expected}, or "{UNLIMITED}"') from None
+
+
+def _column(value: Any) -> str:
+    if value not in COLUMNS:
+        from ...traces.errors import did_you_mean
+
+        near = did_you_mean(value, COLUMNS) if isinstance(value, str) else ""
+        raise Wrong(f"one of {', '.join(COLUMNS)}{near}")
+    return value
+
+
+def _trace(section: Section) -> TraceAsked:
+    synthetic = section.has("workload")
+    if synthetic == section.has("file"):
+        raise ConfigError(
+            f"{section.where}: expected either file, a recording, or workload, a synthetic one"
+        )
+    device = None
+    file = sha256 = workload = lengths = ""
+    events, seeds = 0, (0,)
+    if synthetic:
+        workload = section.one_of("workload", MADE, "")
+        events = section.whole("events", 100_000, 1000, MOST_EVENTS)
+        seeds = section.several("seeds", count, (0,))
+        if workload in WORKLOADS:
+            lengths = section.one_of("lengths", tuple(FITTED), next(iter(FITTED)))
+    else:
+        file = section.text("file")
+        device = section.whole("device", 0) if "device" in section.given else None
+        section.has("device")
+        sha256 = section.text("sha256", "").lower()
+    section.done()
+    return TraceAsked(section.where, file, device, sha256, workload, events, seeds, lengths)
+
+
+def _policy(section: Section) -> PolicyAsked:
+    name = section.text("name")
+    label = section.text("label", "")
+    is_baseline = section.flag("baseline")
+    tune = section.one_of("tune", TUNE, "")
+    trials = section.whole("trials", 64, 0, 1_000_000)
+    without: tuple[str, ...] = ()
+    lines: tuple[str, ...] = ("",)
+    params: dict[str, tuple[str, ...]] = {}
+    if tune and is_baseline:
+        raise ConfigError(f"{section.where}: tune: what is tuned cannot be the baseline")
+    if not tune and "trials" in section.given:
+        raise ConfigError(f'{section.where}: trials: it matters only with tune, e.g. "each"')
+    if name == "pytorch":
+        if tune:
+            without = section.several("without", words, ())
+        else:
+            lines = section.several("conf", words, ("",))
+        section.done()
+    elif not tune:
+        # Whatever else stands there is a parameter; the policy knows which it has.
+        own = [key for key in section.given if key not in section.asked]
+        params = {key: section.several(key, _param, ()) for key in own}
+    else:
+        section.done()
+    where = f"{section.where}, {name}"
+    return PolicyAsked(where, name, label, is_baseline, lines, params, tune, trials, without)
+
+
+def _param(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | str) or "," in str(value):
+        raise Wrong('a whole number or a size such as "2MiB"')
+    return str(value).strip()

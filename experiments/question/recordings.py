@@ -1,0 +1,115 @@
+"""Which recordings an experiment is about: files and patterns of files, and synthetic ones."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ...traces.errors import ConfigError, did_you_mean
+from ...traces.pattern_recording import make_pattern
+from ...traces.requests import FITTED
+from ...traces.serving import WORKLOADS, make_workload
+from ...traces.synthetic import PATTERNS
+from ..subject import Subject, load_subjects, subjects_of
+from .question import TraceAsked
+
+_PIECE = 1 << 22
+
+
+@dataclass(frozen=True)
+class Source:
+    """One recording of an experiment.
+
+    Attributes:
+        name: what tables call it.
+        path: the file; of a synthetic one a name for it.
+        content: what decides its programs: the file's sha256, or what a synthetic one is made from.
+        load: reads or makes it, and returns its devices.
+    """
+
+    name: str
+    path: Path
+    content: str
+    load: Callable[[], list[Subject]]
+
+
+def sources(asked: Sequence[TraceAsked], folder: Path) -> list[Source]:
+    """Return all recordings asked for, in the order of the file.
+
+    Args:
+        asked: from the experiment file.
+        folder: what their paths are relative to.
+
+    Raises:
+        ConfigError: there is no such file, one is named twice, or it has another sha256.
+    """
+    found = [s for a in asked for s in (_synthetic(a) if a.workload else _files(a, folder))]
+    twice = [s for s, n in Counter((s.path, s.content) for s in found).items() if n > 1]
+    if twice:
+        raise ConfigError(f"[[trace]]: found {twice[0][0]} twice, expected each recording once")
+    names = Counter(s.name for s in found)
+    return [s if names[s.name] == 1 else replace(s, name=str(s.path)) for s in found]
+
+
+def _files(asked: TraceAsked, folder: Path) -> list[Source]:
+    paths = [folder / asked.file]
+    if not paths[0].exists() and any(c in asked.file for c in "*?["):
+        pattern = os.path.join(glob.escape(str(folder)), asked.file)
+        paths = sorted(p for p in map(Path, glob.glob(pattern, recursive=True)) if p.is_file())
+        if not paths:
+            raise ConfigError(f"{asked.where}: file: nothing in {folder} matches {asked.file!r}")
+    if not paths[0].is_file():
+        beside = paths[0].parent
+        near = did_you_mean(paths[0].name, [p.name for p in beside.glob("*")])
+        raise ConfigError(f"{asked.where}: file: no file {paths[0]}{near}")
+    if asked.sha256 and len(paths) > 1:
+        raise ConfigError(f"{asked.where}: sha256: it is for one file, found {len(paths)}")
+    out = []
+    for path in paths:
+        digest = _sha256(path)
+        if asked.sha256 and asked.sha256 != digest:
+            raise ConfigError(
+                f"{asked.where}: sha256: {path.name} hashes to {digest}, expected {asked.sha256}; "
+                "it is another recording"
+            )
+
+        def load(path: Path = path) -> list[Subject]:
+            return load_subjects(path, asked.device)
+
+        device = "" if asked.device is None else f" {asked.device}"
+        out.append(Source(path.stem, path, digest + device, load))
+    return out
+
+
+def _synthetic(asked: TraceAsked) -> list[Source]:
+    out = []
+    for seed in asked.seeds:
+        parts = (asked.workload, asked.lengths, f"{asked.events} events", f"seed {seed}")
+
+        def load(seed: int = seed) -> list[Subject]:
+            if asked.workload in PATTERNS:
+                recording = make_pattern(asked.workload, asked.events, seed)
+            else:
+                drawn = FITTED[asked.lengths].draw(asked.events // 256 + 64, seed)
+                recording = make_workload(asked.workload, drawn, asked.events, seed)
+            recording.name = asked.workload
+            return subjects_of(recording, Path(asked.workload))
+
+        lengths = "" if asked.workload not in WORKLOADS or len(FITTED) == 1 else f" {asked.lengths}"
+        name = f"{asked.workload}{lengths}" + (f" seed {seed}" if len(asked.seeds) > 1 else "")
+        content = ", ".join(filter(None, parts))
+        out.append(Source(name, Path(f"{asked.workload} ({content})"), f"made: {content}", load))
+    return out
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(_PIECE):
+            digest.update(piece)
+    return digest.hexdigest()

@@ -1,0 +1,340 @@
+"""Running an experiment: what the journal lacks is measured, one recording after the other."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from ...policies.contender import BASELINE, Contender
+from ...sim.costs import Cost, read_costs
+from ...sim.device import Device
+from ...sim.packing import Packed
+from ...sim.release import Release, release
+from ...traces.errors import ConfigError, PolicyError
+from ...traces.units import format_bytes
+from ..comparison import TraceRows
+from ..row import Row, bound_rows, min_capacity, packing_row, row_of
+from ..screen import progress
+from ..share_out import share_out
+from ..subject import Subject, find_release
+from ..tune_policy import tune_policy
+from ..tuning import find_line
+from .journal import Journal, key_of
+from .line_up import Entrant, check, identity, playing
+from .question import Question
+from .recordings import Source
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One device of one recording on one simulated device: a table.
+
+    Attributes:
+        trace: what it is called; rows: bounds, then policies as they stand in the file.
+        content: what decides the programs of the recording.
+        device: index of the recorded device.
+        events: allocations and frees.
+        torch: the release whose rules hold.
+        rules: the same in words.
+        is_warm: memory was live before recording began; every policy places it anew.
+        notes: what was noticed in the recording.
+        capacity_bytes: memory of the simulated device; None = it never runs out.
+        texts: for each policy the text that `--policy` takes, relative to the experiment file.
+        tuned: those whose text was found by a search.
+    """
+
+    trace: str
+    content: str
+    device: int
+    events: int
+    torch: str
+    rules: str
+    is_warm: bool
+    notes: list[str]
+    capacity_bytes: int | None
+    rows: list[Row]
+    texts: dict[str, str]
+    tuned: list[str]
+
+    @property
+    def table(self) -> TraceRows:
+        return TraceRows(self.trace, self.device, self.events, self.rows)
+
+
+class Runner:
+    """Runs an experiment.
+
+    Args:
+        question: the experiment.
+        entrants: who is compared.
+        found: the recordings.
+        journal: what was measured earlier, and where to keep what is measured now.
+
+    Attributes:
+        measured, kept: runs carried out, and runs found in the journal.
+    """
+
+    def __init__(
+        self,
+        question: Question,
+        entrants: Sequence[Entrant],
+        found: Sequence[Source],
+        journal: Journal,
+    ) -> None:
+        self.question, self.entrants, self.sources = question, entrants, found
+        self.journal = journal
+        self.costs: dict[str, Cost] | None = None
+        if question.driver_costs:
+            self.costs = read_costs(question.path.parent / question.driver_costs)
+        self.measured = self.kept = 0
+        self._loaded: dict[str, Loaded] = {}
+
+    def run(self) -> list[Measured]:
+        """Measure everything and return it, the recordings in the order of the file.
+
+        Raises:
+            TightfitError: a recording cannot be read, or its rules refuse a settings line.
+            KeyboardInterrupt: what is done is in the journal.
+        """
+        out = []
+        for number, source in enumerate(self.sources, start=1):
+            loaded = Loaded(source, self.question.torch)
+            told = self._kept_or(key_of("trace", source.content, self.question.torch), loaded.tell)
+            rules = release(told["torch"])
+            for entrant in self.entrants:
+                _check(entrant, rules, source)
+            for place in told["devices"]:
+                for capacity in self.question.capacities:
+                    gpu = Device(capacity, self.question.other_bytes)
+                    what = f"{source.name} ({number} of {len(self.sources)})"
+                    out.append(self._table(loaded, told, place, gpu, rules, what))
+            self._loaded.pop(source.content, None)
+        return out
+
+    def _table(
+        self,
+        loaded: Loaded,
+        told: dict[str, Any],
+        place: dict[str, Any],
+        gpu: Device,
+        rules: Release,
+        what: str,
+    ) -> Measured:
+        """Measure one device of a recording on one simulated device."""
+        source, index = loaded.source, place["index"]
+        start = (source.content, index, rules.name)
+        texts = {e.label: self._text(e, loaded, index, gpu, rules) for e in self.entrants}
+        for e in self.entrants:
+            if told["is_long"] and self._contender(e, texts, rules).knows:
+                raise ConfigError(
+                    f"{e.asked.where}: it is told of the whole program beforehand, and "
+                    f"{source.name} is a long trace, never in memory as a whole"
+                )
+        bound = _row(place["bound"])
+        jobs: dict[str, Callable[[], Any]] = {}
+        rows: dict[str, str] = {}
+        least: dict[str, str] = {}
+        for e in self.entrants:
+            policy = identity(texts[e.label])
+            costs = None if self.costs is None else sorted(self.costs.items())
+            rows[e.label] = key_of("row", *start, policy, asdict(gpu), costs)
+            jobs[rows[e.label]] = lambda e=e: loaded.row(
+                index, self._contender(e, texts, rules), gpu, bound, self.costs
+            )
+            if "smallest_gpu" in self.question.columns:
+                least[e.label] = key_of("smallest", *start, policy, gpu.other_bytes)
+                jobs[least[e.label]] = lambda e=e: min_capacity(
+                    self._contender(e, texts, rules),
+                    loaded.packed(index),
+                    Device(None, gpu.other_bytes),
+                )
+        self._measure(jobs, what, lambda: loaded.packed(index))
+        head = [bound]
+        if self.question.packing_seconds and not told["is_long"]:
+            seconds = self.question.packing_seconds
+            key = key_of("packing", source.content, index, seconds)
+            head.append(
+                _row(self._kept_or(key, lambda: packing_row(loaded.packed(index), seconds, bound)))
+            )
+        body = []
+        for e in self.entrants:
+            row = replace(_row(self.journal.get(rows[e.label])), policy=e.label)
+            row = replace(row, role="baseline" if e.is_baseline else row.role)
+            if e.label in least:
+                row = replace(row, min_capacity_bytes=self.journal.get(least[e.label])["value"])
+            body.append(row)
+        return Measured(
+            source.name, source.content, index, place["events"], rules.name, told["words"],
+            place["is_warm"], told["notes"], gpu.capacity_bytes, [*head, *body],
+            {label: self._relative(text) for label, text in texts.items()},
+            [e.label for e in self.entrants if e.asked.tune],
+        )  # fmt: skip
+
+    def _measure(
+        self, jobs: dict[str, Callable[[], Any]], what: str, prepare: Callable[[], Any]
+    ) -> None:
+        """Do what the journal lacks, on all cores; each result is kept at once."""
+        todo = [key for key in jobs if self.journal.get(key) is None]
+        self.kept += len(jobs) - len(todo)
+        if todo:
+            prepare()  # once, before threads ask for it
+        with progress(len(todo), what) as advance:
+
+            def work(key: str) -> None:
+                self._keep(key, jobs[key]())
+                self.measured += 1
+                advance()
+
+            share_out(work, todo, waits=False)
+
+    def _kept_or(self, key: str, measure: Callable[[], Any]) -> Any:
+        if self.journal.get(key) is None:
+            self._keep(key, measure())
+            self.measured += 1
+        else:
+            self.kept += 1
+        return self.journal.get(key)
+
+    def _keep(self, key: str, value: Any) -> None:
+        plain = asdict(value) if isinstance(value, Row) else value
+        self.journal.put(key, plain if isinstance(plain, dict) else {"value": plain})
+
+    def _relative(self, text: str) -> str:
+        return text.removeprefix(f"{self.question.path.parent}{os.sep}")
+
+    def _contender(self, entrant: Entrant, texts: dict[str, str], rules: Release) -> Contender:
+        return playing(entrant.label, texts[entrant.label], rules)
+
+    def _text(
+        self, entrant: Entrant, loaded: Loaded, index: int, gpu: Device, rules: Release
+    ) -> str:
+        """A policy with its values; those of a tuned one are searched, or found in the journal."""
+        asked = entrant.asked
+        if not asked.tune:
+            return entrant.text
+        mine = (loaded.source.content, index)
+        if asked.tune == "each":
+            among = [mine]
+        else:
+            among = [
+                (s.content, place["index"])
+                for s in self.sources
+                for place in self._kept_or(
+                    key_of("trace", s.content, self.question.torch), self._of(s).tell
+                )["devices"]
+            ]
+        if asked.tune == "others":
+            among = [a for a in among if a != mine]
+            if not among:
+                raise ConfigError(
+                    f'{asked.where}: tune: found "others" with a single recording; expected "each"'
+                )
+        key = key_of(
+            "tuned", among, rules.name, identity(entrant.text), asdict(gpu), asked.trials,
+            asked.without,
+        )  # fmt: skip
+        by_content = {s.content: s for s in self.sources}
+
+        def search() -> str:
+            subjects = [self._of(by_content[c]).subject(k) for c, k in among]
+            return _search(entrant, subjects, gpu, rules)
+
+        return self._kept_or(key, search)["value"]
+
+    def _of(self, source: Source) -> Loaded:
+        """A recording that more than one table needs."""
+        return self._loaded.setdefault(source.content, Loaded(source, self.question.torch))
+
+
+class Loaded:
+    """A recording, read when something of it is needed."""
+
+    def __init__(self, source: Source, torch: str) -> None:
+        self.source, self.torch = source, torch
+
+    @cached_property
+    def subjects(self) -> list[Subject]:
+        subjects = self.source.load()
+        self.fit = find_release(subjects, self.torch or None)
+        return subjects
+
+    def subject(self, index: int) -> Subject:
+        return next(s for s in self.subjects if s.device == index)
+
+    def packed(self, index: int) -> Packed:
+        """A device's program; memory that was live at its start is placed anew by everybody."""
+        subject = self.subject(index)
+        return subject.anew if subject.is_warm else subject.kept
+
+    def row(
+        self,
+        index: int,
+        policy: Contender,
+        gpu: Device,
+        bound: Row,
+        costs: dict[str, Cost] | None,
+    ) -> Row:
+        """Replay a device's program through a policy."""
+        run = policy.replay(self.packed(index), gpu)
+        least = bound.peak_reserved_bytes or 0
+        return row_of(self.subject(index), policy, gpu, run, least, costs)
+
+    def tell(self) -> dict[str, Any]:
+        """What the journal keeps of a recording, so that it need not be read again."""
+        devices = [
+            {
+                "index": s.device,
+                "events": len(self.packed(s.device).events),
+                "is_warm": s.is_warm,
+                "bound": asdict(bound_rows(self.packed(s.device))[0]),
+            }
+            for s in self.subjects
+        ]
+        return {
+            "torch": self.fit.rules.name,
+            "words": self.fit.words,
+            "is_long": any(s.kept.source is not None for s in self.subjects),
+            "devices": devices,
+            "notes": [f.text for s in self.subjects for f in s.program.findings],
+        }
+
+
+def _search(entrant: Entrant, subjects: list[Subject], gpu: Device, rules: Release) -> str:
+    """Tune a policy, or PyTorch's settings, and return what `--policy` takes.
+
+    Raises:
+        KeyboardInterrupt: the search did not end.
+    """
+    asked = entrant.asked
+    if asked.name == BASELINE:
+        answer = find_line(subjects, gpu, rules.name, asked.without, asked.trials)
+        text = f"{BASELINE}:{answer.best.conf}" if answer.best.conf else BASELINE
+    else:
+        with progress(asked.trials + 1, f"tuning {asked.name}") as advance:
+            answer = tune_policy(subjects, entrant.text, gpu, rules, asked.trials, advance)
+        text = answer.best.policy
+    if answer.interrupted:
+        raise KeyboardInterrupt
+    return text
+
+
+def _check(entrant: Entrant, rules: Release, source: Source) -> None:
+    try:
+        check(entrant, rules)
+    except (ConfigError, PolicyError) as error:
+        raise ConfigError(f"{error} (by the rules that {source.name} follows)") from error
+
+
+def _row(kept: dict[str, Any]) -> Row:
+    return Row(**{**kept, "ignores": tuple(kept["ignores"])})
+
+
+def words_of(gpu: Device) -> str:
+    """The simulated device in words."""
+    room = "memory without end"
+    if gpu.capacity_bytes is not None:
+        room = format_bytes(gpu.capacity_bytes)
+    return room + (f", {format_bytes(gpu.other_bytes)} of it others'" if gpu.other_bytes else "")
