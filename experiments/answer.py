@@ -25,6 +25,8 @@ class Shown:
         device_allocs, device_frees, alloc_retries: sums over the subjects.
         fits: no subject runs out of memory on the device asked about.
         first_oom_event: recorded entry at which the first of them does; None = none.
+        smallest_retries: requests that gave all cached memory back on that smallest device; each
+            waits for the GPU. None = not asked.
     """
 
     conf: str
@@ -36,6 +38,7 @@ class Shown:
     alloc_retries: int
     fits: bool
     first_oom_event: int | None
+    smallest_retries: int | None
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,7 @@ class Answer:
     """What tune found.
 
     Attributes:
+        smallest: what counts is the smallest device that a line runs on, not its peak.
         default, recorded, best: results; recorded is None if it equals the default.
         expandable: `expandable_segments:True` alone; None where the release refuses it.
         unrestricted: the best line without regard to --without; None without that option.
@@ -79,6 +83,7 @@ class Answer:
         recorded_peak_bytes: what the recording itself reached, where a warm start makes it differ.
     """
 
+    smallest: bool
     gpu: Device
     rules: Release
     rules_words: str
@@ -107,9 +112,15 @@ class Answer:
         """The best line is not simply the default."""
         return self.best.conf != ""
 
+    def needed(self, shown: Shown) -> int:
+        """What counts of a line: the smallest device, its others left out, or the peak."""
+        if self.smallest and shown.min_capacity_bytes is not None:
+            return shown.min_capacity_bytes - self.gpu.other_bytes
+        return shown.peak_reserved_bytes
+
     @property
     def saved_bytes(self) -> int:
-        return self.default.peak_reserved_bytes - self.best.peak_reserved_bytes
+        return self.needed(self.default) - self.needed(self.best)
 
     @property
     def verdict(self) -> str:
@@ -126,20 +137,32 @@ class Answer:
         if room and not self.default.fits:
             return f"FITS on {size} with {self.best.conf}; the default does not (simulated)"
         if not self.helps and first is not None:
-            saved = self.default.peak_reserved_bytes - first.peak_reserved_bytes
-            return (
-                "NO SETTING HELPS; one block allocated and freed first saves "
-                f"{format_bytes(saved)}, {saved / self.default.peak_reserved_bytes:.1%} (simulated)"
-            )
+            saved = self.needed(self.default) - self.needed(first)
+            if saved > WORTH * self.needed(self.default):
+                return (
+                    "NO SETTING HELPS; one block allocated and freed first saves "
+                    f"{format_bytes(saved)}, {saved / self.needed(self.default):.1%} (simulated)"
+                )
         if not self.helps:
             return "NO SETTING HELPS: the default is as good as any line tried (simulated)"
-        share = self.saved_bytes / max(1, self.default.peak_reserved_bytes)
+        share = self.saved_bytes / max(1, self.needed(self.default))
+        least = self.best.min_capacity_bytes
+        if self.smallest and least is not None:
+            return (
+                f"{self.best.conf} runs on {format_bytes(least)}, "
+                f"{format_bytes(self.saved_bytes)} or {share:.1%} less than the default (simulated)"
+            )
         return f"{self.best.conf} saves {format_bytes(self.saved_bytes)}, {share:.1%} (simulated)"
+
+    @property
+    def what(self) -> str:
+        """What counts, in words."""
+        return "the smallest GPU" if self.smallest else "the peak"
 
     @property
     def words(self) -> list[str]:
         """Why, in plain sentences."""
-        waste = self.default.peak_reserved_bytes - self.bound_bytes
+        waste = self.needed(self.default) - self.bound_bytes
         out = []
         if self.fails and self.gpu.capacity_bytes is not None:
             room = self.gpu.capacity_bytes - self.gpu.other_bytes
@@ -156,30 +179,34 @@ class Answer:
                     "which would fit, but under every line tried live blocks stand in the way"
                     f"{works}."
                 )
-        elif not self.helps and waste <= WORTH * self.default.peak_reserved_bytes:
+        elif not self.helps and waste <= WORTH * self.needed(self.default):
             out.append(
-                f"Of the peak of {format_bytes(self.default.peak_reserved_bytes)} only "
+                f"Of {self.what} of {format_bytes(self.needed(self.default))} only "
                 f"{format_bytes(waste)} is waste, and no setting can go below what is live."
             )
         elif not self.helps:
             out.append(
-                f"{format_bytes(waste)} of the peak is waste, but no line tried saves more than "
+                f"{format_bytes(waste)} of {self.what} is waste, but no line tried saves more than "
                 f"{WORTH:.0%} of it all."
             )
         elif self.saved_bytes > 0:
-            left = self.best.peak_reserved_bytes - self.bound_bytes
+            left = self.needed(self.best) - self.bound_bytes
             out.append(
                 f"It saves {format_bytes(self.saved_bytes)} of the {format_bytes(waste)} that the "
                 f"default wastes; {format_bytes(left)} of waste remain."
+            )
+        retries = self.best.smallest_retries
+        if self.smallest and retries and not self.fails:
+            times = "once" if retries == 1 else f"{retries:,} times"
+            out.append(
+                f"On so little memory it gives its cache back {times}, and waits for the GPU."
             )
         if self.recorded and self.recorded.conf == self.best.conf and not self.fails:
             out.append("The recorded program ran with this line already: keep it.")
         if self.unrestricted and self.unrestricted.conf != self.best.conf:
             out.append(
                 f"Without {', '.join(self.without)} you give up "
-                + format_bytes(
-                    self.best.peak_reserved_bytes - self.unrestricted.peak_reserved_bytes
-                )
+                + format_bytes(self.needed(self.best) - self.needed(self.unrestricted))
                 + f" against {self.unrestricted.conf or 'the default'}."
             )
         if self.interrupted:

@@ -36,11 +36,21 @@ class Bench:
 
     Memory that was live before recording began is placed anew under every line, the default
     included, so that all lines start equal.
+
+    Args:
+        subjects: the programs.
+        rules: the release.
+        gpu: the device asked about.
+        smallest: what counts of a line is the smallest device it runs on, not its peak.
     """
 
-    def __init__(self, subjects: Sequence[Subject], rules: Release, gpu: Device) -> None:
+    def __init__(
+        self, subjects: Sequence[Subject], rules: Release, gpu: Device, smallest: bool = False
+    ) -> None:
         self.subjects, self.rules, self.gpu = list(subjects), rules, gpu
-        self.cache = OutcomeCache(identity([self.packed(s) for s in subjects], rules, gpu))
+        self.smallest = smallest
+        name = identity([self.packed(s) for s in subjects], rules, gpu)
+        self.cache = OutcomeCache(f"{name}-smallest" if smallest else name)
         self.seen = self.cache.load()
         self.begun = time.monotonic()
         self.asked: set[bytes] = set()
@@ -132,15 +142,23 @@ class Bench:
 
     def min_capacity(self, settings: Settings) -> int | None:
         """Total bytes of the smallest device on which every subject runs; None = none does."""
-        found = []
-        for subject in self.subjects:
+        other = self.gpu.other_bytes
+        own = [self._least(s, settings, self._run(s, settings, Device())) for s in self.subjects]
+        return None if None in own else max(least for least in own if least is not None) + other
 
-            def fits(total: int, subject: Subject = subject) -> bool:
-                return ran(self._run(subject, settings, replace(self.gpu, capacity_bytes=total)))
+    def retries_on(self, total: int, settings: Settings) -> int:
+        """How often all cached memory is given back on a device of so many bytes, all subjects."""
+        gpu = replace(self.gpu, capacity_bytes=total)
+        runs = [self._run(s, settings, gpu) for s in self.subjects]
+        return sum(r.stats["num_alloc_retries"] for r in runs)
 
-            free = self._run(subject, settings, Device())
-            found.append(smallest_device(fits, free, self.gpu.other_bytes))
-        return None if None in found else max(found)
+    def _least(self, subject: Subject, settings: Settings, free: Run) -> int | None:
+        """Least memory of its own that a subject runs on; `free` is its run without an end."""
+        return smallest_device(lambda own: self._fits(subject, settings, own), free)
+
+    def _fits(self, subject: Subject, settings: Settings, own: int) -> bool:
+        gpu = replace(self.gpu, capacity_bytes=own + self.gpu.other_bytes)
+        return ran(self._run(subject, settings, gpu))
 
     def _requested(self, k: int) -> int:
         """Peak requested bytes of subject k on a device that never runs out: a line's no matter."""
@@ -151,10 +169,17 @@ class Bench:
         return self._peaks[k]
 
     def _outcome(self, subject: Subject, settings: Settings, bound: int = HUGE) -> Outcome | None:
-        """What a line makes of a subject; None if it reserves more than `bound`."""
-        free = self._run(subject, settings, Device(), bound)
-        if free.cut:
-            return None
+        """What a line makes of a subject; None if it needs more than `bound`."""
+        smallest = None
+        if self.smallest:
+            if bound < HUGE and not self._fits(subject, settings, bound):
+                return None
+            free = self._run(subject, settings, Device())
+            smallest = self._least(subject, settings, free)
+        else:
+            free = self._run(subject, settings, Device(), bound)
+            if free.cut:
+                return None
         run = free
         room = self.gpu.capacity_bytes
         limited = settings.per_process_memory_fraction < 1 or settings.throw_on_cudamalloc_oom
@@ -176,6 +201,7 @@ class Bench:
             alloc_retries=run.stats["num_alloc_retries"],
             ooms=ooms,
             first_oom_event=event,
+            smallest_bytes=smallest,
         )
 
     def _requests(self, subject: Subject, settings: Settings, gpu: Device) -> Requests:

@@ -14,6 +14,7 @@ class Outcome:
         peak_allocated_bytes, peak_requested_bytes: likewise.
         device_allocs, device_frees, alloc_retries, ooms: on the device asked about.
         first_oom_event: recorded entry at which memory first ran out there; None = it did not.
+        smallest_bytes: least memory of its own that it runs on; None = not asked.
     """
 
     peak_reserved_bytes: int
@@ -24,3 +25,9 @@ class Outcome:
     alloc_retries: int
     ooms: int
     first_oom_event: int | None
+    smallest_bytes: int | None = None
+
+    @property
+    def needed_bytes(self) -> int:
+        """What counts: the smallest device if that was asked for, else the peak."""
+        return self.peak_reserved_bytes if self.smallest_bytes is None else self.smallest_bytes

@@ -19,7 +19,8 @@ class Rank:
     Attributes:
         failures: subjects that run out of memory on the device asked about.
         retries: 1 if any subject has to give all cached memory back there to go on, else 0.
-        worst: greatest ratio of peak reserved to peak requested bytes over the subjects.
+        worst: greatest ratio of what is needed, the peak reserved bytes or the smallest device, to
+            peak requested bytes over the subjects.
         mean: its mean.
         calls: driver calls, all subjects.
     """
@@ -37,7 +38,7 @@ class Rank:
 
 def rank(outcomes: Sequence[Outcome]) -> Rank:
     """Rank a line by its outcomes, one per subject; the worst case counts first."""
-    ratios = [o.peak_reserved_bytes / max(1, o.peak_requested_bytes) for o in outcomes]
+    ratios = [o.needed_bytes / max(1, o.peak_requested_bytes) for o in outcomes]
     return Rank(
         failures=sum(o.ooms > 0 for o in outcomes),
         retries=int(any(o.alloc_retries > 0 for o in outcomes)),
@@ -75,7 +76,7 @@ def best_of(lines: Sequence[Line]) -> Line:
 def recommend(lines: Sequence[Line]) -> Line:
     """The simplest line that is as good as the best.
 
-    As good: it fails and retries on no more subjects, and reserves at most WORTH more in the worst
+    As good: it fails and retries on no more subjects, and needs at most WORTH more in the worst
     case. Among equally simple ones the better ranked wins.
     """
     best = best_of(lines)

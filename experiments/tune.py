@@ -56,6 +56,14 @@ def tune(
             show_default=False,
         ),
     ] = None,
+    smallest: Annotated[
+        bool,
+        typer.Option(
+            "--smallest",
+            help="Find what runs on the smallest GPU, not what reserves least on a GPU that has "
+            "the memory.",
+        ),
+    ] = False,
     driver_costs: DriverCosts = None,
     as_json: AsJson = False,
 ) -> None:
@@ -82,7 +90,7 @@ def tune(
         costs_from = costs_words() if costs is None else costs_words(costs, str(driver_costs))
         rules = find_release(subjects, torch).rules
         with progress(trials + 1, "trying values") as advance:
-            found = tune_policy(subjects, policy, gpu, rules, trials, advance, costs)
+            found = tune_policy(subjects, policy, gpu, rules, trials, advance, costs, smallest)
         if as_json:
             emit_json({**found.document(), "driver_costs": costs_from})
         else:
@@ -91,7 +99,7 @@ def tune(
         if not found.fits:
             raise typer.Exit(1)
         return
-    answer = find_line(subjects, gpu, torch, without or [], trials)
+    answer = find_line(subjects, gpu, torch, without or [], trials, smallest)
     if gpu.capacity_bytes is None:
         answer = replace(answer, findings=[*answer.findings, *advice_on_capacity(subjects)])
     if as_json:
@@ -114,14 +122,19 @@ def _show_policy(answer: PolicyAnswer, paths: str, costs_from: str, asked: str) 
         "driver calls",
         Column("driver time", "ms"),
     ]
-    rows: list[list[str | int | float | None]] = [
-        ["bound", "peak live bytes", answer.bound_bytes, None, None, None]
-    ]
+    smallest = answer.best.min_capacity_bytes is not None
+    if smallest:
+        columns.insert(4, Column("smallest GPU", "bytes"))
+    bound: list[str | int | float | None] = ["bound", "peak live bytes", answer.bound_bytes]
+    rows = [bound + [None] * (len(columns) - len(bound))]
     named = (("best", answer.best), ("default", answer.default), ("baseline", answer.baseline))
     for role, t in named:
         time = 1e3 * t.driver_seconds
         peak: str | int = "OOM" if t.peak_reserved_bytes is None else t.peak_reserved_bytes
-        rows.append([role, _folded(t.policy, 36), peak, t.above_bound, t.driver_calls, time])
+        least = [t.min_capacity_bytes] if smallest else []
+        rows.append(
+            [role, _folded(t.policy, 36), peak, t.above_bound, *least, t.driver_calls, time]
+        )
     table("", columns, rows)
     say(
         f"{answer.tried:,} different values tried" + (", interrupted" if answer.interrupted else "")
@@ -154,6 +167,8 @@ def _show(answer: Answer, traces: Sequence[Path]) -> None:
         "driver calls",
         Column("smallest GPU", "bytes"),
     ]
+    if answer.smallest:
+        columns += ["retries there"]
     if answer.gpu.capacity_bytes is not None:
         columns += ["retries", "fits"]
     rows: list[list[str | int | float | None]] = []
@@ -170,12 +185,14 @@ def _show(answer: Answer, traces: Sequence[Path]) -> None:
             shown.device_allocs + shown.device_frees,
             shown.min_capacity_bytes,
         ]
+        if answer.smallest:
+            row.append(shown.smallest_retries)
         if answer.gpu.capacity_bytes is not None:
             at = shown.first_oom_event
             row += [shown.alloc_retries, "yes" if shown.fits else f"OOM at\n{at:,}"]
         rows.append(row)
     bound: list[str | int | float | None] = ["bound", "peak live bytes", answer.bound_bytes, 0.0]
-    rows.append([*bound, None, None, *([None, None] if len(columns) > 6 else [])])
+    rows.append(bound + [None] * (len(columns) - len(bound)))
     table("", columns, rows)
     if len(answer.per_trace) > 1:
         table(
@@ -215,6 +232,7 @@ def _show(answer: Answer, traces: Sequence[Path]) -> None:
     worst = max(answer.per_trace, key=lambda t: t.best.peak_reserved_bytes)
     path = shlex.quote(worst.trace)
     then = "explain" if answer.fails else "replay"
-    suggest(
-        f"tightfit {then} {path} --conf {shlex.quote(answer.best.conf)}{device_words(answer.gpu)}"
-    )
+    gpu = answer.gpu
+    if answer.smallest and not answer.fails:
+        gpu = replace(gpu, capacity_bytes=answer.best.min_capacity_bytes)
+    suggest(f"tightfit {then} {path} --conf {shlex.quote(answer.best.conf)}{device_words(gpu)}")

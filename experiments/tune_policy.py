@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Any
 
@@ -20,7 +21,7 @@ from ..sim.run import Run
 from ..traces.errors import ConfigError
 from ..traces.units import format_bytes
 from .search import search_params
-from .smallest import ran
+from .smallest import ran, smallest_device
 from .subject import Subject
 
 WORTH = 0.01  # share of the default's peak that a difference must reach to be worth a word
@@ -35,8 +36,10 @@ class Tried:
         values: its parameters.
         peak_reserved_bytes: greatest over the recordings; None if one runs out of memory.
         above_bound: greatest share by which that exceeds what is live at once; None likewise.
+        min_capacity_bytes: smallest device that all recordings run on; None = not asked.
         failures: recordings that run out of memory.
-        excess: that share with memory without end, where one runs out.
+        excess: what ranks: that share, with memory without end where one runs out; or that of the
+            smallest device, if that was asked for.
         driver_calls, driver_seconds: sums over the recordings.
     """
 
@@ -44,6 +47,7 @@ class Tried:
     values: dict[str, int]
     peak_reserved_bytes: int | None
     above_bound: float | None
+    min_capacity_bytes: int | None
     failures: int
     excess: float
     driver_calls: int
@@ -53,6 +57,12 @@ class Tried:
     def rank(self) -> tuple[int, float, float]:
         """Better is smaller: it runs on more, it wastes less, it asks the driver for less."""
         return self.failures, self.excess, self.driver_seconds
+
+    @property
+    def needed(self) -> int | None:
+        """What counts: the smallest device if that was asked for, else the peak."""
+        least = self.min_capacity_bytes
+        return self.peak_reserved_bytes if least is None else least
 
 
 @dataclass(frozen=True)
@@ -86,16 +96,22 @@ class PolicyAnswer:
     @property
     def verdict(self) -> str:
         """The answer in one sentence."""
-        best, default = self.best.peak_reserved_bytes, self.default.peak_reserved_bytes
+        best, default = self.best.needed, self.default.needed
         name = self.default.policy
-        if best is None:
+        if best is None or self.best.failures:
             room = format_bytes(self.capacity_bytes or 0)
             return f"{name} DOES NOT FIT on {room} with any values tried (simulated)"
-        if default is None:
+        if default is None or self.default.failures:
             return f"{self.best.policy} FITS; {name} with its defaults does not (simulated)"
         if default - best < WORTH * default:
-            few = f"none tried saves {WORTH:.0%} of its defaults' peak"
+            what = "peak" if self.best.min_capacity_bytes is None else "smallest GPU"
+            few = f"none tried saves {WORTH:.0%} of its defaults' {what}"
             return f"{name}: NO VALUES HELP: {few} (simulated)"
+        if self.best.min_capacity_bytes is not None:
+            return (
+                f"{self.best.policy} runs on {format_bytes(best)}, {format_bytes(default - best)} "
+                f"or {1 - best / default:.1%} less than its defaults (simulated)"
+            )
         return (
             f"{self.best.policy} saves {format_bytes(default - best)}, "
             f"{1 - best / default:.1%}, against its defaults (simulated)"
@@ -120,6 +136,7 @@ def tune_policy(
     trials: int,
     advance: Callable[[], None] = lambda: None,
     costs: dict[str, Cost] | None = None,
+    smallest: bool = False,
 ) -> PolicyAnswer:
     """Search the declared parameters of a policy.
 
@@ -131,6 +148,7 @@ def tune_policy(
         trials: values that Optuna proposes.
         advance: called after each.
         costs: what the driver's calls take; None = the shipped table.
+        smallest: seek values that run on the smallest device, not those that reserve least.
 
     Raises:
         PolicyError: there is no such policy.
@@ -151,7 +169,17 @@ def tune_policy(
     def tried(written: str, values: dict[str, int], play: Callable[[Packed, Device], Run]) -> Tried:
         runs = [play(p, gpu) for p in packed]
         free = [r if ran(r) else play(p, Device()) for p, r in zip(packed, runs, strict=True)]
-        return _tried(written, values, runs, free, bounds, costs)
+        least = None
+        if smallest:
+            least = [
+                smallest_device(
+                    lambda total, p=p: ran(play(p, replace(gpu, capacity_bytes=total))),
+                    run if gpu.capacity_bytes is None else play(p, Device()),
+                    gpu.other_bytes,
+                )
+                for p, run in zip(packed, free, strict=True)
+            ]
+        return _tried(written, values, runs, free, least, gpu, bounds, costs)
 
     def judge(values: Mapping[str, int]) -> float:
         key = tuple(values[p.name] for p in policy.params)
@@ -194,24 +222,33 @@ def _written(label: str, policy: AnyPolicy, values: Mapping[str, int]) -> str:
     return ":".join([label, ",".join(changed)]) if changed else label
 
 
+def _excess(needed: Sequence[float], bounds: Sequence[int]) -> float:
+    """The greatest share by which what is needed exceeds what is live at once."""
+    return max((n / b - 1 if b else 0.0 for n, b in zip(needed, bounds, strict=True)), default=0.0)
+
+
 def _tried(
     written: str,
     values: dict[str, int],
     runs: Sequence[Run],
     free: Sequence[Run],
+    least: Sequence[int | None] | None,
+    gpu: Device,
     bounds: Sequence[int],
     costs: dict[str, Cost] | None,
 ) -> Tried:
     failures = sum(not ran(r) for r in runs)
     peaks = [r.stats["reserved_bytes.all.peak"] for r in free]
-    excess = max((p / b - 1 if b else 0.0 for p, b in zip(peaks, bounds, strict=True)), default=0.0)
+    above = _excess(peaks, bounds)
+    own = [math.inf if n is None else n - gpu.other_bytes for n in least or ()]
     return Tried(
         written,
         values,
         None if failures else max(peaks, default=0),
-        None if failures else excess,
+        None if failures else above,
+        None if least is None or None in least else max(n for n in least if n is not None),
         failures,
-        excess,
+        above if least is None else _excess(own, bounds),
         sum(r.stats["num_device_alloc"] + r.stats["num_device_free"] for r in runs),
         sum(driver_seconds(r.work, costs) for r in runs),
     )

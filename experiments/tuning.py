@@ -35,15 +35,18 @@ def find_line(
     torch: str | None,
     without: Sequence[str],
     trials: int,
+    smallest: bool = False,
 ) -> Answer:
     """Search the settings of a release for one line that suits all subjects.
 
     Args:
         subjects: the programs.
-        gpu: the device to fit on; without a capacity, the lowest peak is sought.
+        gpu: the device to fit on.
         torch: the release; None = the one that reproduces the recordings best.
         without: keys the recommended line must not use.
         trials: lines that Optuna proposes.
+        smallest: seek the line that runs on the smallest device, not the one that reserves least
+            on one that has the memory.
 
     Raises:
         ConfigError: the release or a key is unknown.
@@ -51,7 +54,7 @@ def find_line(
     fit = find_release(list(subjects), torch)
     rules = fit.rules
     forbidden = forbidden_keys(without, rules)
-    bench = Bench(subjects, rules, gpu)
+    bench = Bench(subjects, rules, gpu, smallest)
     default = Settings()
     recorded, findings = subjects[0].recorded_settings(rules)
     lines = [default, recorded, *_enumerated(bench, rules, gpu, forbidden)]
@@ -82,6 +85,7 @@ def find_line(
     if not (interrupted and bench.effect(parse_settings(EXPANDABLE, rules)) not in bench.seen):
         expandable = show(parse_settings(EXPANDABLE, rules), EXPANDABLE)
     return Answer(
+        smallest=smallest,
         gpu=gpu,
         rules=rules,
         rules_words=fit.words,
@@ -133,18 +137,23 @@ def _first_block(
     def fits(total: int) -> bool:
         return ran(play(found.packed, replace(gpu, capacity_bytes=total)))
 
+    least, retries = smallest_device(fits, free, gpu.other_bytes), None
+    if least is not None:
+        there = play(found.packed, replace(gpu, capacity_bytes=least))
+        retries = there.stats["num_alloc_retries"]
     # The block itself stands at no entry of the recording: it comes before the first.
     failed_at = None if ran(run) else max(0, int(found.packed.program.entry[run.first_oom_op]))
     return ShownFirst(
         conf="",
         peak_reserved_bytes=peak,
         waste=1 - held / max(1, peak),
-        min_capacity_bytes=smallest_device(fits, free, gpu.other_bytes),
+        min_capacity_bytes=least,
         device_allocs=run.stats["num_device_alloc"],
         device_frees=run.stats["num_device_free"],
         alloc_retries=run.stats["num_alloc_retries"],
         fits=ran(run),
         first_oom_event=failed_at,
+        smallest_retries=retries,
         bytes=found.bytes,
         stream=found.stream,
         statement=statement(found),
@@ -212,14 +221,16 @@ def _lines(bench: Bench, lines: Sequence[Settings], rules: Release) -> list[Line
 def _shown(bench: Bench, settings: Settings, conf: str) -> Shown:
     outcomes = bench.measure(settings)
     failed = [o.first_oom_event for o in outcomes if o.ooms]
+    least = bench.min_capacity(settings)
     return Shown(
         conf=conf,
         peak_reserved_bytes=max(o.peak_reserved_bytes for o in outcomes),
         waste=max(1 - o.peak_requested_bytes / max(1, o.peak_reserved_bytes) for o in outcomes),
-        min_capacity_bytes=bench.min_capacity(settings),
+        min_capacity_bytes=least,
         device_allocs=sum(o.device_allocs for o in outcomes),
         device_frees=sum(o.device_frees for o in outcomes),
         alloc_retries=sum(o.alloc_retries for o in outcomes),
         fits=not failed,
         first_oom_event=failed[0] if failed else None,
+        smallest_retries=None if least is None else bench.retries_on(least, settings),
     )

@@ -111,6 +111,7 @@ def _say_what(
                 "sort_by": question.sort_by,
                 "policies": [
                     {"label": e.label, "baseline": e.is_baseline, "tune": e.asked.tune or None,
+                     "tune_for": e.asked.tune_for if e.asked.tune else None,
                      "trials": e.asked.trials if e.asked.tune else None,
                      "without": e.asked.without}
                     for e in entrants

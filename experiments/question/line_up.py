@@ -13,7 +13,7 @@ from ...policies.named import find_policy
 from ...policies.user_file import is_user_file, load_user_policy, split_words
 from ...sim.release import Release
 from ...traces.errors import ConfigError, PolicyError
-from .question import PolicyAsked, Question
+from .question import TUNE_FOR, PolicyAsked, Question
 
 TUNED = "tuned on"
 
@@ -60,7 +60,7 @@ def line_up(question: Question, rules: Release) -> list[Entrant]:
     if not any(e.is_baseline for e in entrants):
         usual = next((e for e in entrants if e.text == BASELINE and not e.asked.tune), None)
         if usual is None:
-            nowhere = PolicyAsked(question.path.name, BASELINE, "", True, ("",), {}, "", 0, ())
+            nowhere = PolicyAsked(question.path.name, BASELINE, "", True, ("",), {}, "", "", 0, ())
             entrants.insert(0, Entrant(BASELINE, BASELINE, nowhere, True))
         else:
             entrants[entrants.index(usual)] = replace(usual, is_baseline=True)
@@ -125,7 +125,8 @@ def _texts(asked: PolicyAsked, folder: Path) -> Sequence[tuple[str, str]]:
         )
     full = ":".join(filter(None, (str(folder / file), name))) if file else asked.name
     if asked.tune:
-        return [(full, f"{asked.name}, {TUNED} {asked.tune}")]
+        what = "" if asked.tune_for == TUNE_FOR[0] else f" for {asked.tune_for}"
+        return [(full, f"{asked.name}, {TUNED} {asked.tune}{what}")]
     if asked.name == BASELINE:
         return [(f"{BASELINE}:{line}" if line else BASELINE,) * 2 for line in asked.lines]
     out = []

@@ -15,6 +15,7 @@ from .section import Section, Wrong, count, read_toml, size, words
 
 UNLIMITED = "unlimited"
 TUNE = ("each", "all", "others")
+TUNE_FOR = ("peak_reserved", "smallest_gpu")
 MADE = (*WORKLOADS, *PATTERNS)
 USUAL = ("peak_reserved", "saved", "above_bound", "smallest_gpu", "driver_calls", "driver_time")
 
@@ -54,6 +55,7 @@ class PolicyAsked:
         params: values of its parameters as texts, by name.
         tune: "" or what its parameters, or PyTorch's settings, are tuned on: "each" recording for
             itself, "all" of them together, or for each all the "others".
+        tune_for: the column that it is tuned for, one of TUNE_FOR.
         trials: values that Optuna proposes.
         without: keys that a tuned settings line must not use.
     """
@@ -65,6 +67,7 @@ class PolicyAsked:
     lines: tuple[str, ...]
     params: dict[str, tuple[str, ...]]
     tune: str
+    tune_for: str
     trials: int
     without: tuple[str, ...]
 
@@ -187,14 +190,16 @@ def _policy(section: Section) -> PolicyAsked:
     label = section.text("label", "")
     is_baseline = section.flag("baseline")
     tune = section.one_of("tune", TUNE, "")
+    tune_for = section.one_of("tune_for", TUNE_FOR, TUNE_FOR[0])
     trials = section.whole("trials", 64, 0, 1_000_000)
     without: tuple[str, ...] = ()
     lines: tuple[str, ...] = ("",)
     params: dict[str, tuple[str, ...]] = {}
     if tune and is_baseline:
         raise ConfigError(f"{section.where}: tune: what is tuned cannot be the baseline")
-    if not tune and "trials" in section.given:
-        raise ConfigError(f'{section.where}: trials: it matters only with tune, e.g. "each"')
+    for key in ("trials", "tune_for"):
+        if not tune and key in section.given:
+            raise ConfigError(f'{section.where}: {key}: it matters only with tune, e.g. "each"')
     if name == "pytorch":
         if tune:
             without = section.several("without", words, ())
@@ -208,7 +213,9 @@ def _policy(section: Section) -> PolicyAsked:
     else:
         section.done()
     where = f"{section.where}, {name}"
-    return PolicyAsked(where, name, label, is_baseline, lines, params, tune, trials, without)
+    return PolicyAsked(
+        where, name, label, is_baseline, lines, params, tune, tune_for, trials, without
+    )
 
 
 def _param(value: Any) -> str:

@@ -234,7 +234,7 @@ class Runner:
                 )
         key = key_of(
             "tuned", among, rules.name, identity(entrant.text), asdict(gpu), asked.trials,
-            asked.without,
+            asked.without, asked.tune_for,
         )  # fmt: skip
         by_content = {s.content: s for s in self.sources}
 
@@ -309,12 +309,15 @@ def _search(entrant: Entrant, subjects: list[Subject], gpu: Device, rules: Relea
         KeyboardInterrupt: the search did not end.
     """
     asked = entrant.asked
+    smallest = asked.tune_for == "smallest_gpu"
     if asked.name == BASELINE:
-        answer = find_line(subjects, gpu, rules.name, asked.without, asked.trials)
+        answer = find_line(subjects, gpu, rules.name, asked.without, asked.trials, smallest)
         text = f"{BASELINE}:{answer.best.conf}" if answer.best.conf else BASELINE
     else:
         with progress(asked.trials + 1, f"tuning {asked.name}") as advance:
-            answer = tune_policy(subjects, entrant.text, gpu, rules, asked.trials, advance)
+            answer = tune_policy(
+                subjects, entrant.text, gpu, rules, asked.trials, advance, smallest=smallest
+            )
         text = answer.best.policy
     if answer.interrupted:
         raise KeyboardInterrupt

@@ -315,7 +315,7 @@ def test_several_tables_can_have_one_unit(capsys: Any) -> None:
 
 def test_what_is_too_small_for_its_digits_is_not_shown_as_nothing() -> None:
     assert screen.rounded(0.04, 1) == "<0.1" and screen.rounded(0.0, 1) == "0.0"
-    assert screen.rounded(1234.56, 1) == "1,234.6" and screen.rounded(-0.04, 1) == "-0.0"
+    assert screen.rounded(1234.56, 1) == "1,234.6" and screen.rounded(-0.04, 1) == ">-0.1"
 
 
 def test_a_table_shows_one_unit_down_a_column(capsys: Any) -> None:

@@ -127,6 +127,7 @@ FAULTS = [
     (HEAD + TRACE + POLICY + 'tune = "each"\nbaseline = true\n', "cannot be the baseline"),
     (HEAD + TRACE + POLICY + 'tune = "eech"\n', "did you mean 'each'?"),
     (HEAD + TRACE + POLICY + "trials = 3\n", "trials: it matters only with tune"),
+    (HEAD + TRACE + POLICY + 'tune = "all"\ntune_for = "peak"\n', "expected one of peak_reserved"),
     (HEAD + TRACE + '[[policy]]\nname = "next_fit"\ntune = "each"\nquantum = 5\n', "unknown key"),
     (HEAD + TRACE + '[[policy]]\nname = "pytorch"\nconf = "expandable:True"\n', "[[policy]] 1, py"),
     (

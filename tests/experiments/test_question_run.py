@@ -147,6 +147,21 @@ def test_tuned_policies_stand_beside_the_others_with_what_was_found(
     assert f"* pytorch, tuned on each: {text}" in page
 
 
+def test_a_search_may_be_for_the_smallest_gpu(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    file = tmp_path / "asked.toml"
+    tuned = "".join(
+        f'[[policy]]\nname = "{name}"\ntune = "each"\ntune_for = "smallest_gpu"\ntrials = 4\n'
+        for name in ("size_classes", "pytorch")
+    )
+    file.write_text(TEXT + tuned, encoding="utf-8")
+    for table in run(file, capsys)["traces"]:
+        least = {r["policy"]: r["min_capacity_bytes"] for r in table["rows"]}
+        assert least["pytorch, tuned on each for smallest_gpu"] <= least["pytorch"]
+        assert "size_classes, tuned on each for smallest_gpu" in least
+
+
 def test_others_need_others(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     file = tmp_path / "asked.toml"
     file.write_text(
