@@ -29,6 +29,9 @@ class Journal:
 
     Args:
         path: the file; it need not be there.
+
+    Attributes:
+        added: values kept since it was read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -36,6 +39,7 @@ class Journal:
         self.kept: dict[str, Any] = {}
         self._lock = Lock()
         self._torn = False
+        self.added = 0
         if path.exists():
             for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
                 try:
@@ -61,4 +65,5 @@ class Journal:
                 file.write(("\n" if self._torn else "") + line + "\n")
             self._torn = False
             self.kept[key] = json.loads(line)["value"]
+            self.added += 1
             return self.kept[key]

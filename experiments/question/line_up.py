@@ -13,6 +13,7 @@ from ...policies.named import find_policy
 from ...policies.user_file import is_user_file, load_user_policy, split_words
 from ...sim.release import Release
 from ...traces.errors import ConfigError, PolicyError
+from ..candidates import forbidden_keys
 from .question import TUNE_FOR, PolicyAsked, Question
 
 TUNED = "tuned on"
@@ -86,8 +87,6 @@ def check(entrant: Entrant, rules: Release) -> None:
         if not asked.tune:
             playing(entrant.label, entrant.text, rules)
         elif asked.name == BASELINE:
-            from ..candidates import forbidden_keys
-
             forbidden_keys(asked.without, rules)
         elif not find_policy(entrant.text)[1].params:
             raise ConfigError("it declares no parameters, so there is nothing to tune")

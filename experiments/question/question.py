@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...traces.errors import ConfigError
+from ...traces.errors import ConfigError, did_you_mean
 from ...traces.requests import FITTED
 from ...traces.serving import MOST_EVENTS, WORKLOADS
 from ...traces.synthetic import PATTERNS
@@ -154,8 +154,6 @@ def _capacity(value: Any) -> int | None:
 
 def _column(value: Any) -> str:
     if value not in COLUMNS:
-        from ...traces.errors import did_you_mean
-
         near = did_you_mean(value, COLUMNS) if isinstance(value, str) else ""
         raise Wrong(f"one of {', '.join(COLUMNS)}{near}")
     return value

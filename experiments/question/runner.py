@@ -74,7 +74,7 @@ class Runner:
         journal: what was measured earlier, and where to keep what is measured now.
 
     Attributes:
-        measured, kept: runs carried out, and runs found in the journal.
+        kept: results found in the journal.
     """
 
     def __init__(
@@ -89,8 +89,13 @@ class Runner:
         self.costs: dict[str, Cost] | None = None
         if question.driver_costs:
             self.costs = read_costs(question.path.parent / question.driver_costs)
-        self.measured = self.kept = 0
+        self.kept = 0
         self._loaded: dict[str, Loaded] = {}
+
+    @property
+    def measured(self) -> int:
+        """Results that were new."""
+        return self.journal.added
 
     def run(self) -> list[Measured]:
         """Measure everything and return it, the recordings in the order of the file.
@@ -185,7 +190,6 @@ class Runner:
 
             def work(key: str) -> None:
                 self._keep(key, jobs[key]())
-                self.measured += 1
                 advance()
 
             share_out(work, todo, waits=False)
@@ -193,7 +197,6 @@ class Runner:
     def _kept_or(self, key: str, measure: Callable[[], Any]) -> Any:
         if self.journal.get(key) is None:
             self._keep(key, measure())
-            self.measured += 1
         else:
             self.kept += 1
         return self.journal.get(key)
