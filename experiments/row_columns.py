@@ -20,11 +20,13 @@ class RowColumn:
         heading: without the unit.
         unit: "bytes", "%" (of a fraction of 1), "ms" (of seconds) or "" for a count.
         of: what it says of a row of a table, and of all its rows; None = not applicable.
+        is_goal: it is what policies are there for: the less, the better.
     """
 
     heading: str
     unit: Literal["bytes", "%", "ms", ""]
     of: Callable[[Row, Rows], Value]
+    is_goal: bool = False
 
 
 def _calls(row: Row, rows: Rows) -> int | None:
@@ -50,11 +52,11 @@ def _above_packing(row: Row, rows: Rows) -> float | None:
 
 
 COLUMNS = {
-    "peak_reserved": RowColumn("peak reserved", "bytes", lambda r, _: r.peak_reserved_bytes),
+    "peak_reserved": RowColumn("peak reserved", "bytes", lambda r, _: r.peak_reserved_bytes, True),
     "saved": RowColumn("saved", "%", _saved),
     "above_bound": RowColumn("above bound", "%", lambda r, _: r.above_bound),
     "above_packing": RowColumn("above packing", "%", _above_packing),
-    "smallest_gpu": RowColumn("smallest GPU", "bytes", lambda r, _: r.min_capacity_bytes),
+    "smallest_gpu": RowColumn("smallest GPU", "bytes", lambda r, _: r.min_capacity_bytes, True),
     "peak_allocated": RowColumn("peak allocated", "bytes", lambda r, _: r.peak_allocated_bytes),
     "driver_calls": RowColumn("driver calls", "", _calls),
     "driver_time": RowColumn("driver time", "ms", lambda r, _: r.driver_seconds),

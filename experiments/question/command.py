@@ -45,7 +45,7 @@ def run(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run an experiment from a file: policies on recordings, and the tables to publish.
+    """Run an experiment from a file and write its tables.
 
     What is done is kept: an experiment that was interrupted, or that grew, runs what is missing.
     """

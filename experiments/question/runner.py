@@ -60,6 +60,10 @@ class Measured:
     tuned: list[str]
 
     @property
+    def trace_and_device(self) -> tuple[str, int]:
+        return self.trace, self.device
+
+    @property
     def table(self) -> TraceRows:
         return TraceRows(self.trace, self.device, self.events, self.rows)
 
@@ -89,6 +93,8 @@ class Runner:
         self.costs: dict[str, Cost] | None = None
         if question.driver_costs:
             self.costs = read_costs(question.path.parent / question.driver_costs)
+        # Some search is over several recordings: those that were read stay in memory.
+        self.shares = any(e.asked.tune in ("all", "others") for e in entrants)
         self.kept = 0
         self._loaded: dict[str, Loaded] = {}
 
@@ -106,7 +112,7 @@ class Runner:
         """
         out = []
         for number, source in enumerate(self.sources, start=1):
-            loaded = Loaded(source, self.question.torch)
+            loaded = self._of(source)
             told = self._kept_or(key_of("trace", source.content, self.question.torch), loaded.tell)
             rules = release(told["torch"])
             for entrant in self.entrants:
@@ -116,7 +122,8 @@ class Runner:
                     gpu = Device(capacity, self.question.other_bytes)
                     what = f"{source.name} ({number} of {len(self.sources)})"
                     out.append(self._table(loaded, told, place, gpu, rules, what))
-            self._loaded.pop(source.content, None)
+            if not self.shares:
+                del self._loaded[source.content]
         return out
 
     def _table(
@@ -248,7 +255,7 @@ class Runner:
         return self._kept_or(key, search)["value"]
 
     def _of(self, source: Source) -> Loaded:
-        """A recording that more than one table needs."""
+        """A recording, which is read once as long as it is needed."""
         return self._loaded.setdefault(source.content, Loaded(source, self.question.torch))
 
 

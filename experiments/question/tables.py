@@ -77,22 +77,21 @@ def matrix(tables: Sequence[Measured], column: RowColumn) -> tuple[Lines, Bold]:
 
     Policies that are told something beforehand cannot run, and are never the least.
     """
-    heads = [r.policy for r in tables[0].rows]
+    of = {t.trace_and_device: {r.policy: column.of(r, t.rows) for r in t.rows} for t in tables}
+    heads = [r.policy for r in tables[0].rows if any(v[r.policy] is not None for v in of.values())]
     lines, bold = [["recording", *heads]], set()
     for k, t in enumerate(tables, start=1):
-        values = [column.of(r, t.rows) for r in t.rows]
+        rows = {r.policy: r for r in t.rows}
+        values = of[t.trace_and_device]
+        fails = column is COLUMNS["peak_reserved"]  # a smallest device there is all the same
         lines.append(
             [named(t, tables)]
-            + ["OOM" if r.ooms else written(v, column) for r, v in zip(t.rows, values, strict=True)]
+            + ["OOM" if fails and rows[h].ooms else written(values[h], column) for h in heads]
         )
-        able = [
-            v
-            for r, v in zip(t.rows, values, strict=True)
-            if r.role in ("baseline", "policy") and not r.ooms and v is not None
-        ]
-        for j, (r, v) in enumerate(zip(t.rows, values, strict=True), start=1):
-            if r.role in ("baseline", "policy") and able and v == min(able) and not r.ooms:
-                bold.add((k, j))
+        able = {h: values[h] for h in heads if rows[h].role in ("baseline", "policy")}
+        least = min((v for v in able.values() if v is not None), default=None)
+        best = {h for h, v in able.items() if v is not None and v == least}
+        bold |= {(k, j) for j, h in enumerate(heads, start=1) if h in best}
     return lines, bold
 
 
@@ -149,10 +148,10 @@ def parts(question: Question, tables: Sequence[Measured]) -> list[Part]:
         if len(mine) > 1:
             lines = overall_lines(overall(mine, question.seed))
             out.append(Part(f"Over all recordings{room}", 2, overall_words(mine), lines, set(), []))
-            lines, bold = matrix(mine, columns[0])
-            title = headed(columns[0])
-            title = title[0].upper() + title[1:]
-            out.append(Part(f"{title}{room}", 2, "", lines, bold, []))
+            for column in (c for c in columns if c.unit == "bytes" and c.is_goal):
+                lines, bold = matrix(mine, column)
+                title = headed(column)
+                out.append(Part(f"{title[0].upper()}{title[1:]}{room}", 2, "", lines, bold, []))
         for t in mine:
             rows = ordered(t, question.sort_by)
             place = [f"device {t.device}", f"{t.events:,} events", words_of(gpu), t.rules]

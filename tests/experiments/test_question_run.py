@@ -230,12 +230,16 @@ def test_the_files_hold_every_run(file: Path, capsys: pytest.CaptureFixture) -> 
     page = (folder / "tables.md").read_text(encoding="utf-8")
     assert page.startswith("# Which?\n\nAll figures are simulated.")
     rows = [x for x in page.splitlines() if x.startswith("| streams.default |")]
+    assert len(rows) == 2  # peaks, and the smallest GPU of each policy
     peaks = [r["peak_reserved_bytes"] for r in said["traces"][0]["rows"]]
     cells = [c.strip(" *") for c in rows[0].split("|")[2:-1]]
     assert [float(c.replace(",", "")) for c in cells] == [round(p / MiB, 1) for p in peaks]
     assert rows[0].count("**") == 4  # both values of best_fit reserve least of what can run
+    least = [r["min_capacity_bytes"] for r in said["traces"][0]["rows"][2:]]
+    cells = [c.strip(" *") for c in rows[1].split("|")[2:-1]]
+    assert [float(c.replace(",", "")) for c in cells] == [round(m / MiB, 1) for m in least]
     tex = (folder / "tables.tex").read_text(encoding="utf-8")
-    assert tex.count(r"\begin{tabular}") == tex.count(r"\end{tabular}") == 4
+    assert tex.count(r"\begin{tabular}") == tex.count(r"\end{tabular}") == 5
     assert r"best\_fit:quantum=512" in tex
     assert str(file.parent) not in page + tex
 
