@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Sequence
 
 GAPS = (3, 1)  # columns between two columns of a table; the second where the first is too wide
@@ -28,20 +29,46 @@ def least_widths(shown: Sequence[Shown], is_text: Sequence[bool]) -> list[int]:
     return widths
 
 
-def whole_widths(shown: Sequence[Shown]) -> list[int]:
-    """Return how wide columns are without breaking a cell; headings may break between words."""
-    return [
+def widths_that_fit(
+    shown: Sequence[Shown], is_text: Sequence[bool], width: int
+) -> tuple[int, list[int]] | None:
+    """Return the gap and the widths with which columns stand side by side; None = they do not.
+
+    Nothing is broken if that is possible; else text is, between its words.
+
+    Args:
+        shown: the columns, all with equally many cells.
+        is_text: which of them hold text.
+        width: of the screen.
+    """
+    least = least_widths(shown, is_text)
+    whole = [
         max(
-            max((len(line) for cell in cells for line in cell.split("\n")), default=0),
-            *map(len, (*name.split(), unit)),
+            small,
+            *(len(line) for cell in cells for line in cell.split("\n")),
+            *map(len, heading(name, unit, small)),
+            0,
         )
-        for name, unit, cells in shown
+        for (name, unit, cells), small in zip(shown, least, strict=True)
     ]
+    for gap in GAPS:
+        if sum(whole) + gap * (len(whole) - 1) <= width:
+            return gap, whole
+    gap = next((g for g in GAPS if sum(least) + g * (len(least) - 1) <= width), None)
+    if gap is None:
+        return None
+    spare = width - sum(least) - gap * (len(least) - 1)
+    for k, (small, large) in enumerate(zip(list(least), whole, strict=True)):
+        more = min(spare, max(0, large - small)) if is_text[k] else 0
+        least[k] += more
+        spare -= more
+    return gap, least
 
 
-def gap_that_fits(widths: Sequence[int], width: int) -> int | None:
-    """Return the widest gap with which columns of these widths stand side by side; None = none."""
-    return next((g for g in GAPS if sum(widths) + g * (len(widths) - 1) <= width), None)
+def heading(name: str, unit: str, width: int) -> list[str]:
+    """Return the lines above a column: no wider than it, if two lines suffice; the unit below."""
+    lines = textwrap.wrap(name, max(len(name) // 2 + 1, width, *map(len, name.split() or [""])))
+    return lines + ([unit] if unit else [])
 
 
 def as_paragraphs(shown: Sequence[Shown], is_text: Sequence[bool]) -> list[str]:

@@ -11,7 +11,6 @@ import json
 import math
 import os
 import sys
-import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -105,20 +104,19 @@ def table(title: str, columns: Sequence[str | Column], rows: Sequence[Sequence[C
     from rich import box
     from rich.table import Table
 
-    from .narrow import as_paragraphs, gap_that_fits, least_widths, whole_widths
+    from .narrow import as_paragraphs, heading, widths_that_fit
 
     given = [Column(c) if isinstance(c, str) else c for c in columns]
     cells = [[row[k] for row in rows] for k in range(len(given))]
     shown = [_one_unit(column, own) for column, own in zip(given, cells, strict=True)]
     is_text = [any(isinstance(cell, str) for cell in own) for own in cells]
-    least = least_widths(shown, is_text)
-    width = _console(sys.stdout).width
-    gap = gap_that_fits(whole_widths(shown), width) or gap_that_fits(least, width)
-    if gap is None:
+    found = widths_that_fit(shown, is_text, _console(sys.stdout).width)
+    if found is None:
         for line in [title, *as_paragraphs(shown, is_text)]:
             if line:
                 say(line)
         return
+    gap, widths = found
     drawn = Table(
         title=printable(title) or None,
         title_justify="left",
@@ -129,22 +127,19 @@ def table(title: str, columns: Sequence[str | Column], rows: Sequence[Sequence[C
         show_edge=False,
     )
     headings = [
-        # No wider than its column if two lines suffice; the unit stands below.
-        textwrap.wrap(name, max(len(name) // 2 + 1, *map(len, [*texts, *name.split()])))
-        + ([unit] if unit else [])
-        for name, unit, texts in shown
+        heading(name, unit, width) for (name, unit, _), width in zip(shown, widths, strict=True)
     ]
     height = max(map(len, headings), default=0)
-    for heading, text, width in zip(headings, is_text, least, strict=True):
+    for above, text, width in zip(headings, is_text, widths, strict=True):
         drawn.add_column(
-            "\n".join([""] * (height - len(heading)) + heading),  # all end on the same line
+            "\n".join([""] * (height - len(above)) + above),  # all end on the same line
             justify="left" if text else "right",
-            min_width=width,
+            width=width,  # said, not left to rich, which would cut numbers to make room for text
             no_wrap=not text,
             overflow="fold",
         )
     for line in zip(*(texts for _, _, texts in shown), strict=True):
-        drawn.add_row(*(printable(cell, keep="\n") for cell in line))
+        drawn.add_row(*line)
     _draw(drawn)
 
 
@@ -283,7 +278,7 @@ def _one_unit(column: Column, cells: Sequence[Cell]) -> tuple[str, str, list[str
         if cell is None:
             return "–"
         if isinstance(cell, str):
-            return cell
+            return printable(cell, keep="\n")
         return rounded(cell / factor, digits)
 
     return column.name, unit, [text(cell) for cell in cells]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tightfit.experiments import screen
-from tightfit.experiments.narrow import as_paragraphs, gap_that_fits, least_widths
+from tightfit.experiments.narrow import as_paragraphs, least_widths, widths_that_fit
 
 pytestmark = pytest.mark.interpreted
 
@@ -45,7 +45,25 @@ def test_columns_move_together_before_they_are_given_up(
     assert "─" in drawn(least + 9, monkeypatch, capsys)
     assert "─" in drawn(least + 3, monkeypatch, capsys)
     assert "─" not in drawn(least + 2, monkeypatch, capsys)
-    assert [gap_that_fits([10, 10], w) for w in (23, 22, 21, 20)] == [3, 1, 1, None]
+    two = [("", "", ["1234567890"])] * 2
+    assert [widths_that_fit(two, [False] * 2, w) for w in (23, 22, 21, 20)] == [
+        (3, [10, 10]), (1, [10, 10]), (1, [10, 10]), None,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("label", ["best", "expandable, best", "expandable, best, recorded"])
+def test_a_last_column_of_text_is_not_cut_to_make_room(
+    label: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    columns = ["", "settings", *(screen.Column(f"c{k} of it", "bytes") for k in range(5)), "fits"]
+    line = "expandable_segments:True"
+    rows = [[label, line, *([6 << 30] * 5), "OOM at\n9,173"], ["", line, *([9] * 5), "yes"]]
+    for width in range(70, 101):
+        monkeypatch.setattr(screen, "WIDTH", width)
+        screen.table("", columns, rows)
+        text = capsys.readouterr().out
+        assert "9,173" in text and text.count("6,144.0") == 5, width
+        assert max(map(len, text.splitlines())) <= width
 
 
 def test_a_paragraph_names_every_value() -> None:
