@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import MAIN_PATH_SECONDS, AsJson, Capacity, Conf, DeviceIndex, Other, Torch, TraceFile
+from .options import (
+    MAIN_PATH_SECONDS,
+    AsJson,
+    Capacity,
+    Conf,
+    DeviceIndex,
+    Force,
+    Other,
+    Torch,
+    TraceFile,
+)
 
 if TYPE_CHECKING:
     from ..sim.device import Device
@@ -76,6 +86,7 @@ def replay(
             "--keep-going", help="Drop an allocation that fails, and its free, and go on."
         ),
     ] = False,
+    force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Replay under other settings, release or device size."""
@@ -87,7 +98,11 @@ def replay(
     from .unseen_notes import unseen_notes
 
     if snapshot is not None:
-        check_output(snapshot, ".pickle", force=True)
+        check_output(snapshot, ".pickle", force)
+        if snapshot.exists() and trace.exists() and snapshot.samefile(trace):
+            from ..traces.errors import ConfigError
+
+            raise ConfigError(f"--snapshot: {snapshot} is the recording itself; name another file")
     gpu = parse_device(capacity, other)
     announce_compiling(MAIN_PATH_SECONDS)
     subjects = load_subjects(trace, device)
@@ -104,13 +119,13 @@ def replay(
     results: list[Replayed] = []
     notes: list[Finding] = []
     for subject in subjects:
-        run, line, kept = replay_subject(
+        run, line, _ = replay_subject(
             subject, conf, fit.rules, gpu, keep_going, whole=snapshot is not None
         )
         results.append(result_of(subject, run, line, fit.rules, gpu))
         notes += subject.recorded_settings(fit.rules)[1] + subject.program.findings
         if subject.is_warm:
-            notes.append(_about_start(subject, kept))
+            notes.append(subject.about_start(conf, fit.rules, gpu))
         if conf is not None or gpu.capacity_bytes is not None:
             notes += unseen_notes(subject, fit.rules, run)
         if snapshot is not None:
@@ -156,7 +171,7 @@ def replay_subject(
     """
     from ..policies.native import replay_native
 
-    settings, kept = subject.settings_under(conf, rules)
+    settings, kept = subject.settings_under(conf, rules, gpu)
     run = replay_native(
         subject.kept if kept else subject.anew,
         settings,
@@ -194,17 +209,6 @@ def result_of(subject: Subject, run: Run, line: str, rules: Release, gpu: Device
         first_oom_event=entry,
         first_oom_bytes=run.first_oom_bytes,
     )
-
-
-def _about_start(subject: Subject, kept: bool) -> Finding:
-    from ..traces.recording import Finding
-
-    text = (
-        "memory that was live before recording began starts where it was recorded"
-        if kept
-        else "memory that was live before recording began is placed anew under this line"
-    )
-    return Finding("start", 1, text, subject.device)
 
 
 def _write(path: Path, subject: Subject, run: Run, line: str, rules: Release) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ..policies.native import replay_native
+from ..sim.device import Device
 from ..sim.packing import Packed, pack, packed_long
 from ..sim.release import KNOWN, Release, release
 from ..sim.settings import Settings
@@ -81,15 +82,19 @@ class Subject:
             text = f"torch {rules.name} refuses the recorded settings ({error}); defaults are used"
             return Settings(), [Finding("refused_settings", 1, text, self.device)]
 
-    def settings_under(self, conf: str | None, rules: Release) -> tuple[Settings, bool]:
+    def settings_under(
+        self, conf: str | None, rules: Release, gpu: Device
+    ) -> tuple[Settings, bool]:
         """The settings of a replay, and whether it starts from the layout that was recorded.
 
         Memory that was live before recording began stays where it was if the settings are those
-        recorded; under others it is placed anew, as nobody knows where it would have been.
+        recorded; under others it is placed anew, as nobody knows where it would have been. So it is
+        on a device that could not have held what was reserved then.
 
         Args:
             conf: settings line; None = the recorded one.
             rules: the release.
+            gpu: the simulated device.
 
         Raises:
             PolicyError: the release refuses the line.
@@ -97,7 +102,29 @@ class Subject:
         recorded, _ = self.recorded_settings(rules)
         settings = recorded if conf is None else parse_settings(conf, rules)
         as_recorded = replace(settings, conf="") == replace(recorded, conf="")
-        return settings, not self.is_warm or as_recorded
+        keeps = as_recorded and starts_within(self.program, settings, gpu)
+        return settings, not self.is_warm or keeps
+
+    def about_start(self, conf: str | None, rules: Release, gpu: Device) -> Finding:
+        """Say where memory that was live before recording began lies; arguments as above."""
+        text = "memory that was live before recording began"
+        if self.settings_under(conf, rules, gpu)[1]:
+            text += " starts where it was recorded"
+        elif self.settings_under(conf, rules, Device())[1]:
+            held = format_bytes(self.program.start.reserved_bytes)
+            text += f" is placed anew: as it was recorded it takes {held}, more than there is"
+        else:
+            text += " is placed anew under this line"
+        return Finding("start", 1, text, self.device)
+
+
+def starts_within(program: Program, settings: Settings, gpu: Device) -> bool:
+    """Whether what was reserved when recording began is no more than a device has."""
+    if gpu.capacity_bytes is None:
+        return True
+    limit = int(settings.per_process_memory_fraction * gpu.capacity_bytes)
+    room = min(limit, gpu.capacity_bytes - gpu.other_bytes)
+    return program.start.reserved_bytes <= room
 
 
 class LongSubject(Subject):

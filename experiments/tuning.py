@@ -71,6 +71,8 @@ def find_line(
                 lines += _searched(bench, rules, forbidden, trials, lines, advance)
     except KeyboardInterrupt:
         interrupted = True
+    if bench.effect(default) not in bench.seen:
+        raise KeyboardInterrupt  # so early that there is nothing to compare with
     bench.keep(interrupted)
     known = _lines(bench, lines, rules)
     allowed = [x for x in known if not _uses(x.conf, forbidden)]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ...sim.device import Device
 from ...sim.release import Release
+from ...traces.errors import ConfigError
 from ..first_block import BETWEEN, SHARES
 from ..out_of_memory import OutOfMemory, first_out_of_memory
 from ..smallest import ran, smallest_device
@@ -79,6 +80,9 @@ def ask(
         PolicyError: the release refuses the line.
     """
     subject = asked.subject
+    entries = subject.recording.devices[subject.device].n_entries
+    if at is not None and not 0 <= at < entries:
+        raise ConfigError(f"--at: found {at}, expected an entry of 0 to {entries - 1:,}")
     under = terms_of(subject, conf, rules, asked.gpu)
     places = Places(subject.program, subject.recording)
     moment = find_moment(subject.program, places, under, asked.recorded, at)

@@ -80,6 +80,8 @@ def explain(
         found, under = ask(asked, conf, fit.rules, at, advance)
     line, program = under.settings.conf, asked.subject.program
     notes = [*notes_on(line, fit.rules, asked.gpu), *program.findings]
+    if asked.subject.is_warm:
+        notes.append(asked.subject.about_start(conf, fit.rules, asked.gpu))
     _tell(found, program.device, line, fit.rules.name, fit.words, notes, path, asked.gpu, as_json)
 
 

@@ -21,7 +21,7 @@ from ...traces.program import Layout, Op, Program
 from ...traces.units import exact_bytes, format_bytes, round_up
 from ..out_of_memory import OutOfMemory
 from ..smallest import ran
-from ..subject import Subject
+from ..subject import Subject, starts_within
 from .places import Places
 from .standing import Lane
 from .what_if import until
@@ -40,7 +40,8 @@ class Terms:
         settings: the line.
         rules: the release.
         gpu: the simulated device.
-        keeps_start: memory live before recording began lies where it was recorded.
+        keeps_start: memory live before recording began lies where it was recorded, on devices that
+            can hold what was reserved then.
     """
 
     settings: Settings
@@ -50,8 +51,10 @@ class Terms:
 
     def play(self, program: Program, gpu: Device | None = None, **options: Any) -> Run:
         """Replay a program; `gpu` instead of the conditions' own."""
-        packed = pack(program, keep_start=self.keeps_start)
-        return replay_native(packed, self.settings, self.rules, gpu or self.gpu, **options)
+        gpu = gpu or self.gpu
+        keeps = self.keeps_start and starts_within(program, self.settings, gpu)
+        packed = pack(program, keep_start=keeps)
+        return replay_native(packed, self.settings, self.rules, gpu, **options)
 
     def requests(self, program: Program) -> Requests:
         """What the line decides about the program's requests."""
@@ -72,7 +75,7 @@ def terms_of(subject: Subject, conf: str | None, rules: Release, gpu: Device) ->
     Raises:
         PolicyError: the release refuses the line.
     """
-    settings, kept = subject.settings_under(conf, rules)
+    settings, kept = subject.settings_under(conf, rules, gpu)
     return Terms(settings, rules, gpu, subject.shows_driver and kept)
 
 
@@ -145,8 +148,8 @@ def find_moment(
         at: the entry after which to look, instead of the first failure or the peak.
 
     Raises:
-        ConfigError: `at` is not in the recording, or memory runs out before it; or what was live
-            when recording began does not fit.
+        ConfigError: memory runs out before `at`; or what was live when recording began does not
+            fit.
     """
     if at is not None:
         return _asked(program, under, at)
@@ -191,10 +194,7 @@ def _layout(under: Terms, program: Program, n_ops: int) -> Layout:
 
 def _asked(program: Program, under: Terms, at: int) -> Moment:
     """The moment after an entry."""
-    last = int(program.entry.max(initial=-1))
-    if not 0 <= at <= last:
-        raise ConfigError(f"--at: found {at}, expected an entry of 0 to {last:,}")
-    op = int(np.flatnonzero((program.entry >= 0) & (program.entry <= at))[-1])
+    op = int(np.flatnonzero((program.entry >= 0) & (program.entry <= at)).max(initial=-1))
     run = under.play(until(program, op + 1), layout=True)
     if not ran(run):
         failed = _entry(program, run.first_oom_op) or 0

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from tightfit.experiments.cli import main
-from tightfit.experiments.explain.asked import ask, choose
+from tightfit.experiments.explain.asked import _smallest, ask, choose
 from tightfit.experiments.explain.explanation import Explanation
+from tightfit.experiments.explain.moment import terms_of
 from tightfit.experiments.subject import find_release, load_subjects
 from tightfit.policies.native import replay_native
 from tightfit.sim.device import Device
@@ -259,6 +260,35 @@ def test_what_was_live_before_recording_began_is_said_so(tmp_path: Path) -> None
     }  # fmt: skip
 
 
+def test_a_recorded_start_is_kept_only_where_the_device_has_room_for_it(
+    tmp_path: Path, capsys: Any
+) -> None:
+    """One that fills the device before the first request would fit on any device, however small."""
+    content = pickle.loads(written(scattered(), tmp_path / "a.pickle").read_bytes())
+    del content["device_traces"][0][:5]
+    path = story.dump(content, tmp_path / "warm.pickle")
+    (subject,) = load_subjects(path)
+    held = subject.program.start.reserved_bytes
+    other = ["--other", "50MiB"]
+    for capacity, kept in ((held, True), (held - 2 * MiB, False), (held // 2, False)):
+        for more, total in (([], capacity), (other, capacity + 50 * MiB)):
+            words = ["replay", str(path), "--capacity", str(total), *more, "--json"]
+            code = main(words)
+            answer = json.loads(capsys.readouterr().out)
+            (device,) = answer["devices"]
+            (start,) = [f["text"] for f in answer["findings"] if f["kind"] == "start"]
+            assert ("starts where it was recorded" in start) == kept
+            assert device["peak_reserved_bytes"] <= capacity
+            assert code == device["ooms"]
+    assert code == 1  # half as much as was live then is too little
+    terms = terms_of(subject, None, release("2.15"), Device(held))
+    least = _smallest(subject, terms, lambda: None)
+    assert terms.keeps_start and least is not None and 0 < least <= held
+    for total, ooms in ((least, 0), (least - 2 * MiB, 1)):
+        assert main(["replay", str(path), "--capacity", str(total)]) == ooms
+    capsys.readouterr()
+
+
 @pytest.mark.parametrize("name", ["oom.default", "oom.expandable"])
 def test_the_figures_of_a_recorded_failure_are_those_of_its_history(name: str) -> None:
     path = DATA / f"{name}.npz"
@@ -323,3 +353,11 @@ def test_a_recording_that_ran_out_leads_to_its_explanation(capsys: Any) -> None:
     assert f"tightfit explain {path} --conf '' --capacity 4044MiB / " in capsys.readouterr().out
     assert main(["tune", path, "--capacity", "3GiB"]) == 1
     assert f"next: tightfit explain {path} --conf" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("at", "code"), [(0, 0), (2949, 0), (2950, 2), (-1, 2)])
+def test_every_entry_can_be_looked_at_and_no_other(at: int, code: int, capsys: Any) -> None:
+    assert main(["explain", str(DATA / "oom.default.npz"), f"--at={at}"]) == code
+    said = capsys.readouterr()
+    assert ("expected an entry of 0 to 2,949" in said.err) == (code == 2)
+    assert (f"at entry {at:,}: " in said.out) == (code == 0)

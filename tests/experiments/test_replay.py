@@ -73,6 +73,26 @@ def test_writes_a_snapshot_that_our_own_reader_reproduces(tmp_path: Path) -> Non
     assert checked["devices"][0]["allocs_exact"] == checked["devices"][0]["allocs"] > 14_000
 
 
+def test_a_snapshot_replaces_nothing_unasked_and_never_its_own_recording(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    mine, out = tmp_path / "mine.pickle", tmp_path / "out.pickle"
+    words = ["replay", GPT, "--snapshot", str(mine)]
+    assert main(words) == 0
+    before = mine.read_bytes()
+    assert main(words) == 2
+    assert "--force replaces it" in capsys.readouterr().err
+    assert main([*words, "--force"]) == 0
+    link = tmp_path / "link.pickle"
+    link.symlink_to(mine)
+    for snapshot in (mine, link):
+        words = ["replay", str(mine), "--conf", "", "--snapshot", str(snapshot), "--force"]
+        assert main(words) == 2
+        assert "is the recording itself; name another file" in capsys.readouterr().err
+    assert mine.read_bytes() == before
+    assert main(["replay", str(mine), "--snapshot", str(out)]) == 0
+
+
 def test_check_answers_the_json_contract() -> None:
     code, said = run("check", GPT)
     assert code == 0

@@ -13,6 +13,7 @@ from tightfit.experiments import tuning
 from tightfit.experiments.candidates import finite_lines, forbidden_keys
 from tightfit.experiments.cli import app
 from tightfit.experiments.measure import Bench
+from tightfit.experiments.outcome_cache import OutcomeCache
 from tightfit.experiments.recommend import Line, Rank, recommend
 from tightfit.experiments.subject import Subject, load_subjects
 from tightfit.sim.device import Device
@@ -150,3 +151,15 @@ def test_an_interrupted_search_still_answers(monkeypatch: pytest.MonkeyPatch) ->
     answer = tuning.find_line([subject("cnn_resolutions.default")], Device(), "2.15", [], trials=5)
     assert answer.interrupted
     assert answer.best.peak_reserved_bytes <= answer.default.peak_reserved_bytes
+
+
+def test_an_interruption_before_anything_was_measured_is_no_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(OutcomeCache, "load", lambda self: {})
+    monkeypatch.setattr(Bench, "measure_all", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        tuning.find_line([subject("mlp_train")], Device(), "2.15", [], trials=5)
