@@ -22,6 +22,8 @@ class Shown:
         peak_reserved_bytes: greatest over the subjects, on a device that never runs out.
         waste: greatest share of the peak that was not asked for.
         min_capacity_bytes: smallest device on which every subject runs without OOM; None = none.
+        sure_capacity_bytes: from here on every subject runs on every size tried: between the
+            smallest and the peak some may fail.
         device_allocs, device_frees, alloc_retries: sums over the subjects.
         fits: no subject runs out of memory on the device asked about.
         first_oom_event: recorded entry at which the first of them does; None = none.
@@ -33,6 +35,7 @@ class Shown:
     peak_reserved_bytes: int
     waste: float
     min_capacity_bytes: int | None
+    sure_capacity_bytes: int | None
     device_allocs: int
     device_frees: int
     alloc_retries: int
@@ -136,6 +139,11 @@ class Answer:
             return f"DOES NOT FIT on {size}: no setting helps (simulated)"
         if room and not self.default.fits:
             return f"FITS on {size} with {self.best.conf}; the default does not (simulated)"
+        if room and self.saved_bytes <= WORTH * self.needed(self.default) and self.helps:
+            had, has = self.default.alloc_retries, self.best.alloc_retries
+            if has < had:
+                how = f"gives its cache back {_times(has)}" if has else "gives no cache back"
+                return f"{self.best.conf} {how} on {size}, the default {_times(had)} (simulated)"
         if not self.helps and first is not None:
             saved = self.needed(self.default) - self.needed(first)
             if saved > WORTH * self.needed(self.default):
@@ -186,8 +194,8 @@ class Answer:
             )
         elif not self.helps:
             out.append(
-                f"{format_bytes(waste)} of {self.what} is waste, but no line tried saves more than "
-                f"{WORTH:.0%} of it all."
+                f"{format_bytes(waste)} of {self.what} is waste, but no line "
+                f"{'allowed' if self.without else 'tried'} saves more than {WORTH:.0%} of it all."
             )
         elif self.saved_bytes > 0:
             left = self.needed(self.best) - self.bound_bytes
@@ -197,10 +205,26 @@ class Answer:
             )
         retries = self.best.smallest_retries
         if self.smallest and retries and not self.fails:
-            times = "once" if retries == 1 else f"{retries:,} times"
             out.append(
-                f"On so little memory it gives its cache back {times}, and waits for the GPU."
+                f"On so little memory it gives its cache back {_times(retries)}, and waits for the "
+                "GPU."
             )
+        least, sure = self.best.min_capacity_bytes, self.best.sure_capacity_bytes
+        if least is not None and sure is not None and sure > least and not self.fails:
+            out.append(
+                f"More is not always enough: of the sizes tried above {format_bytes(least)} some "
+                f"fail; from {format_bytes(sure)} on all run."
+            )
+        shown = [shown for _, shown in self.rows()]
+        if self.gpu.capacity_bytes is not None and any(
+            s.alloc_retries or not s.fits for s in shown
+        ):
+            out.append(
+                "Peaks and waste are those on a GPU with room for them; driver calls, retries and "
+                f"what fits are those on {format_bytes(self.gpu.capacity_bytes)}."
+            )
+        if len(self.per_trace) > 1:
+            out.append("Each column shows the worst of the recordings; calls and retries are sums.")
         if self.recorded and self.recorded.conf == self.best.conf and not self.fails:
             out.append("The recorded program ran with this line already: keep it.")
         if self.unrestricted and self.unrestricted.conf != self.best.conf:
@@ -258,3 +282,8 @@ class Answer:
             "traces": self.per_trace,
             "findings": self.findings,
         }
+
+
+def _times(n: int) -> str:
+    """How often, in words."""
+    return "once" if n == 1 else f"{n:,} times"

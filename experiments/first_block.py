@@ -96,7 +96,7 @@ def best_first_block(
     bound: int,
     advance: Callable[[], None] = lambda: None,
 ) -> FirstBlock | None:
-    """Search for the size with which least is reserved.
+    """Search for the size with which least is given back in need, and then least is reserved.
 
     Args:
         program: the program.
@@ -113,7 +113,7 @@ def best_first_block(
     stream = main_stream(program)
     first = pack(with_first_block(program, STEP, stream), keep_start=False)
     best: FirstBlock | None = None
-    rank = (True, 0, 0)
+    rank = (True, 0, 0, 0)
 
     def attempt(size: int) -> None:
         nonlocal best, rank
@@ -122,7 +122,10 @@ def best_first_block(
         packed = replace(first, program=sized, plans={})
         run = play(packed)
         advance()
-        own = (not ran(run), run.stats["reserved_bytes.all.peak"], size)
+        stats = run.stats
+        own = (
+            not ran(run), stats["num_alloc_retries"], stats["reserved_bytes.all.peak"], size,
+        )  # fmt: skip
         if best is None or own < rank:
             best, rank = FirstBlock(size, stream, packed, run), own
 

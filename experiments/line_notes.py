@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ..sim.device import Device
-from ..sim.release import Release
+from ..sim.release import KNOWN, Release, release
 from ..sim.settings import Settings
-from ..sim.settings_line import parse_settings_verbose
-from ..traces.recording import Finding
+from ..sim.settings_line import parse_settings, parse_settings_verbose
+from ..traces.errors import PolicyError
+from ..traces.recording import Finding, Recording
+from .recorded_by import RecordedBy, recorded_by
 
 
 def notes_on(conf: str, rules: Release, gpu: Device) -> list[Finding]:
@@ -50,6 +54,38 @@ def notes_on(conf: str, rules: Release, gpu: Device) -> list[Finding]:
             Finding("idle_key", 1, "per_process_memory_fraction does nothing without --capacity")
         )
     return notes
+
+
+def notes_on_releases(conf: str, recordings: Sequence[Recording]) -> list[Finding]:
+    """Say which recordings may be of a release that refuses a line.
+
+    Args:
+        conf: a line that is recommended.
+        recordings: what it is recommended for.
+    """
+    notes: dict[str, Finding] = {}
+    for recording in recordings:
+        who = recorded_by(recording)
+        if who.oldest is None and who.newest is None:
+            continue
+        known = [r for r in map(release, KNOWN) if _may_be(r, who)]
+        try:
+            for rules in known[:1]:  # what the oldest accepts, later ones do
+                parse_settings(conf, rules)
+        except PolicyError as error:
+            text = f"{recording.name} was recorded by {who.words}, and {error}; --torch says which"
+            notes[recording.name] = Finding("release", 1, text)
+    return list(notes.values())
+
+
+def _may_be(rules: Release, who: RecordedBy) -> bool:
+    """Whether a release can have written a recording."""
+
+    def minor(text: str) -> tuple[int, ...]:
+        return tuple(map(int, text.split(".")))
+
+    after = who.oldest is None or rules.version >= minor(who.oldest)
+    return after and (who.newest is None or rules.version <= minor(who.newest))
 
 
 def _is_limited(settings: Settings, gpu: Device) -> bool:

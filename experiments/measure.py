@@ -24,7 +24,7 @@ from ..traces.units import MiB
 from .outcome import Outcome
 from .outcome_cache import OutcomeCache, identity
 from .share_out import share_out
-from .smallest import ran, smallest_device
+from .smallest import ran, smallest_device, sure_device
 from .subject import Subject
 from .worth import Worth
 
@@ -145,6 +145,19 @@ class Bench:
         other = self.gpu.other_bytes
         own = [self._least(s, settings, self._run(s, settings, Device())) for s in self.subjects]
         return None if None in own else max(least for least in own if least is not None) + other
+
+    def sure_capacity(self, least: int, settings: Settings) -> int:
+        """Bytes from which every subject runs on every size tried; `least` is the smallest."""
+        other = self.gpu.other_bytes
+        return max(
+            sure_device(
+                lambda total, s=s: self._fits(s, settings, total - other),
+                least,
+                self._run(s, settings, Device()),
+                other,
+            )
+            for s in self.subjects
+        )
 
     def retries_on(self, total: int, settings: Settings) -> int:
         """How often all cached memory is given back on a device of so many bytes, all subjects."""

@@ -88,6 +88,7 @@ def as_paragraphs(shown: Sequence[Shown], is_text: Sequence[bool]) -> list[str]:
         facts = [
             " ".join(part for part in (name, text, unit if text != "–" else "") if part)
             for (name, unit, _), text in zip(shown[lead:], texts[lead:], strict=True)
+            if text
         ]
         lines.append("- " + "; ".join(part for part in (head, *facts) if part))
     return lines

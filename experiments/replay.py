@@ -92,6 +92,7 @@ def replay(
     """Replay under other settings, release or device size."""
     from .asked_device import parse_device
     from .line_notes import notes_on
+    from .out_of_memory import advice_on_capacity
     from .outfile import check_output
     from .screen import announce_compiling, emit_json
     from .subject import find_release, load_subjects
@@ -130,6 +131,8 @@ def replay(
             notes += unseen_notes(subject, fit.rules, run)
         if snapshot is not None:
             _write(snapshot, subject, run, line, fit.rules)
+    if gpu.capacity_bytes is None:
+        notes += advice_on_capacity(subjects)
     notes = notes_on(results[0].conf, fit.rules, gpu) + notes
     out_of_memory = any(r.ooms for r in results)
     if as_json:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
+
 from ..sim.run import Run
 from ..traces.units import MiB, TiB, round_up
 
 CAPACITY_STEP = 2 * MiB  # the driver gives out no less
+NEXT, SPREAD = 16, 48  # sizes tried next above the smallest, and up to the peak
 LARGEST = (
     1024 * TiB
 )  # where the search ends; a line that leaves a program a millionth may want more
@@ -41,6 +44,29 @@ def smallest_device(fits: Callable[[int], bool], free: Run, other: int = 0) -> i
         else:
             low = middle
     return high + other
+
+
+def sure_device(fits: Callable[[int], bool], least: int, free: Run, other: int = 0) -> int:
+    """Return the smallest device from which a program runs on every size that was tried.
+
+    More memory is not always enough: where caches are given back later, what stays lies elsewhere.
+    On a device with room for the peak nothing is ever given back.
+
+    Args:
+        fits: whether it runs on a device of so many bytes.
+        least: the smallest device, from `smallest_device`.
+        free: its run on a device that never runs out.
+        other: bytes of the device that others use.
+    """
+    steps = (free.stats["reserved_bytes.all.peak"] + other - least) // CAPACITY_STEP
+    spread = np.linspace(1, max(1, steps), SPREAD).astype(np.int64)
+    sure = least
+    for step in np.union1d(np.arange(1, NEXT + 1), spread).tolist():
+        if step > steps:
+            break
+        if not fits(least + step * CAPACITY_STEP):
+            sure = least + (step + 1) * CAPACITY_STEP
+    return sure
 
 
 def ran(run: Run) -> bool:

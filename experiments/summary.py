@@ -88,7 +88,7 @@ class DeviceInfo:
         if self.start_reserved_bytes or self.start_requested_bytes:
             words = (
                 f"the history begins with {format_bytes(self.start_reserved_bytes)} reserved, "
-                f"{format_bytes(self.start_requested_bytes)} of it in use"
+                f"{format_bytes(self.start_requested_bytes)} of it asked for"
             )
         if self.device < 0:
             return words
@@ -131,7 +131,7 @@ class Summary:
         if not main.entries:
             return (
                 f"{line}final state only, {format_bytes(main.end_reserved_bytes)} reserved, "
-                f"{format_bytes(main.end_requested_bytes)} of it in use"
+                f"{format_bytes(main.end_requested_bytes)} of it asked for"
             )
         if not main.shows_driver:
             return f"{line}peak requested {format_bytes(main.peak_requested_bytes)}"

@@ -70,6 +70,7 @@ def tune(
     """Find the PYTORCH_CUDA_ALLOC_CONF line that fits best."""
     from ..traces.errors import ConfigError
     from .asked_device import device_words, parse_device
+    from .line_notes import notes_on_releases
     from .out_of_memory import advice_on_capacity
     from .screen import BESIDE_PLAIN, announce_compiling, emit_json, progress
     from .subject import find_release, load_subjects
@@ -102,10 +103,13 @@ def tune(
     answer = find_line(subjects, gpu, torch, without or [], trials, smallest)
     if gpu.capacity_bytes is None:
         answer = replace(answer, findings=[*answer.findings, *advice_on_capacity(subjects)])
+    if torch is None:
+        needs = notes_on_releases(answer.best.conf, [s.recording for s in subjects])
+        answer = replace(answer, findings=[*answer.findings, *needs])
     if as_json:
         emit_json(answer.document())
     else:
-        _show(answer, traces)
+        _show(answer, traces, torch)
     if answer.fails:
         raise typer.Exit(1)
 
@@ -153,7 +157,7 @@ def _folded(conf: str, width: int = 32) -> str:
     return "\n".join(lines)
 
 
-def _show(answer: Answer, traces: Sequence[Path]) -> None:
+def _show(answer: Answer, traces: Sequence[Path], torch: str | None) -> None:
     from ..traces.units import format_bytes
     from .asked_device import device_words
     from .screen import Column, note, say, suggest, table, verdict
@@ -210,7 +214,7 @@ def _show(answer: Answer, traces: Sequence[Path]) -> None:
         say(line)
     if answer.best.conf and not answer.fails:
         print(f"export PYTORCH_CUDA_ALLOC_CONF={answer.best.conf}")
-    if first is not None:
+    if first is not None and first.fits:
         say(
             "First block: no line, but one statement before the program allocates anything else"
             + (", on the stream that holds most" if first.stream else "")
@@ -235,4 +239,6 @@ def _show(answer: Answer, traces: Sequence[Path]) -> None:
     gpu = answer.gpu
     if answer.smallest and not answer.fails:
         gpu = replace(gpu, capacity_bytes=answer.best.min_capacity_bytes)
-    suggest(f"tightfit {then} {path} --conf {shlex.quote(answer.best.conf)}{device_words(gpu)}")
+    rules = f" --torch {answer.rules.name}" if torch or len(traces) > 1 else ""
+    line = shlex.quote(answer.best.conf)
+    suggest(f"tightfit {then} {path} --conf {line}{device_words(gpu)}{rules}")

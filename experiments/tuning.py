@@ -21,7 +21,7 @@ from .outcome import Outcome
 from .recommend import WORTH, Line, rank, recommend
 from .screen import progress
 from .search import search
-from .smallest import ran, smallest_device
+from .smallest import ran, smallest_device, sure_device
 from .subject import Subject, find_release
 from .worth import FIRST
 
@@ -139,8 +139,9 @@ def _first_block(
     def fits(total: int) -> bool:
         return ran(play(found.packed, replace(gpu, capacity_bytes=total)))
 
-    least, retries = smallest_device(fits, free, gpu.other_bytes), None
+    least, sure, retries = smallest_device(fits, free, gpu.other_bytes), None, None
     if least is not None:
+        sure = sure_device(fits, least, free, gpu.other_bytes)
         there = play(found.packed, replace(gpu, capacity_bytes=least))
         retries = there.stats["num_alloc_retries"]
     # The block itself stands at no entry of the recording: it comes before the first.
@@ -155,6 +156,7 @@ def _first_block(
         alloc_retries=run.stats["num_alloc_retries"],
         fits=ran(run),
         first_oom_event=failed_at,
+        sure_capacity_bytes=sure,
         smallest_retries=retries,
         bytes=found.bytes,
         stream=found.stream,
@@ -234,5 +236,6 @@ def _shown(bench: Bench, settings: Settings, conf: str) -> Shown:
         alloc_retries=sum(o.alloc_retries for o in outcomes),
         fits=not failed,
         first_oom_event=failed[0] if failed else None,
+        sure_capacity_bytes=None if least is None else bench.sure_capacity(least, settings),
         smallest_retries=None if least is None else bench.retries_on(least, settings),
     )

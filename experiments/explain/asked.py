@@ -10,14 +10,16 @@ from ...sim.release import Release
 from ...traces.errors import ConfigError
 from ..first_block import BETWEEN, SHARES
 from ..out_of_memory import OutOfMemory, first_out_of_memory
-from ..smallest import ran, smallest_device
+from ..smallest import NEXT, SPREAD, ran, smallest_device, sure_device
 from ..subject import Subject
 from .explanation import Explanation, explain_moment
 from .moment import Terms, find_moment, terms_of
 from .places import Places
 from .tried import FLUSHES_TRIED, OWNERS_TRIED
 
-STEPS = OWNERS_TRIED + FLUSHES_TRIED + len(SHARES) + 2 * BETWEEN + 20  # replays, about
+STEPS = (
+    OWNERS_TRIED + FLUSHES_TRIED + len(SHARES) + 2 * BETWEEN + NEXT + SPREAD + 20
+)  # replays, about
 
 
 @dataclass(frozen=True)
@@ -44,12 +46,12 @@ def choose(
     Of several devices it is the first that runs out of memory, else the one that reserves most. A
     recorded run that ran out of memory, if nothing else is asked about, gets what it could have.
     """
-    if conf is None and gpu.capacity_bytes is None and at is None:
+    if conf is None and gpu.capacity_bytes is None:
         for subject in subjects:
             found = first_out_of_memory(
                 subject.recording.devices[subject.device], subject.recording.stacks
             )
-            if found is not None:
+            if found is not None and (at is None or at < found.entry):
                 return Asked(subject, Device(found.capacity_bytes), found)
     if len(subjects) == 1:
         return Asked(subjects[0], gpu, None)
@@ -86,14 +88,17 @@ def ask(
     under = terms_of(subject, conf, rules, asked.gpu)
     places = Places(subject.program, subject.recording)
     moment = find_moment(subject.program, places, under, asked.recorded, at)
-    smallest = None
+    least = sure = None
     if moment.kind == "failed":
-        smallest = _smallest(subject, under, advance)
-    return explain_moment(subject.program, places, under, moment, smallest, advance), under
+        least, sure = _smallest(subject, under, advance)
+    found = explain_moment(subject.program, places, under, moment, least, sure, advance)
+    return found, under
 
 
-def _smallest(subject: Subject, under: Terms, advance: Callable[[], None]) -> int | None:
-    """Least memory on which the program runs under these conditions."""
+def _smallest(
+    subject: Subject, under: Terms, advance: Callable[[], None]
+) -> tuple[int | None, int | None]:
+    """Least memory the program runs on under these terms, and from where on it surely does."""
     other, granularity = under.gpu.other_bytes, under.gpu.granularity
 
     def fits(total: int) -> bool:
@@ -101,4 +106,6 @@ def _smallest(subject: Subject, under: Terms, advance: Callable[[], None]) -> in
         advance()
         return ran(run)
 
-    return smallest_device(fits, under.play(subject.program, Device()), other)
+    free = under.play(subject.program, Device())
+    least = smallest_device(fits, free, other)
+    return least, None if least is None else sure_device(fits, least, free, other)

@@ -253,17 +253,25 @@ def _show_changes(found: Explanation) -> None:
                 Column("peak reserved", "bytes"),
             ],
             [
-                [
-                    _words(c.kind, c.where, c.entry),
-                    c.blocks,
-                    c.bytes,
-                    "it runs" if c.fits else f"out of memory\nat {c.ends_at:,}",
-                    c.peak_reserved_bytes,
-                ]
-                for c in found.changes
+                ["nothing", None, None, _then(found), found.peak_reserved_bytes],
+                *(
+                    [
+                        _words(c.kind, c.where, c.entry),
+                        c.blocks,
+                        c.bytes,
+                        "it runs" if c.fits else f"out of memory\nat {c.ends_at:,}",
+                        c.peak_reserved_bytes,
+                    ]
+                    for c in found.changes
+                ),
             ],
         ),
     )
+
+
+def _then(found: Explanation) -> str:
+    """How it ends with nothing changed."""
+    return "it runs" if found.moment != "failed" else f"out of memory\nat {found.entry or 0:,}"
 
 
 def _words(kind: str, where: tuple[str, ...], entry: int | None) -> str:

@@ -41,6 +41,8 @@ class Explanation:
             None = not known.
         smallest_bytes: least memory on which the program runs under this line; None = not asked,
             or it runs on none.
+        sure_bytes: from here on it runs on every size tried.
+        device_bytes: memory of the device that others do not use; None = without end.
         shares: where all the memory is.
         holders: who holds memory, most first.
         pins: who pins free memory, most first.
@@ -61,6 +63,8 @@ class Explanation:
     asked_bytes: int
     bound_bytes: int | None
     smallest_bytes: int | None
+    sure_bytes: int | None
+    device_bytes: int | None
     shares: list[Share]
     holders: list[Holder]
     pins: list[Pin]
@@ -88,6 +92,13 @@ class Explanation:
             )
         if self.kind == "exhaustion":
             over = self.asked_bytes + want.bytes - (self.room_bytes or 0)
+            if self._limit_is_why(self.asked_bytes + want.bytes):
+                return (
+                    f"THE LINE'S LIMIT WAS MET {when}: the program holds "
+                    f"{format_bytes(self.asked_bytes)} and asks for {size} more, "
+                    f"{format_bytes(over)} more than per_process_memory_fraction leaves it of "
+                    f"{format_bytes(self.device_bytes or 0)}"
+                )
             return (
                 f"TRUE EXHAUSTION {when}: the program holds {format_bytes(self.asked_bytes)} and "
                 f"asks for {size} more, {format_bytes(over)} more than there is; no setting helps"
@@ -141,17 +152,27 @@ class Explanation:
             )
         elif self.moment == "failed" and room is not None and self.kind != "exhaustion":
             if self.bound_bytes is not None and self.bound_bytes > room:
+                over, why = format_bytes(self.bound_bytes - room), "there is: then no setting helps"
+                if self._limit_is_why(self.bound_bytes):
+                    why = "per_process_memory_fraction leaves it"
                 out.append(
                     f"Later the program holds {format_bytes(self.bound_bytes)} at once, "
-                    f"{format_bytes(self.bound_bytes - room)} more than there is: then no setting "
-                    "helps."
+                    f"{over} more than {why}."
                 )
-        if self.smallest_bytes is not None and room is not None:
-            out.append(
-                f"The smallest GPU that works under this line has "
-                f"{format_bytes(self.smallest_bytes)}."
-            )
+        least, sure = self.smallest_bytes, self.sure_bytes
+        if least is not None and sure is not None and room is not None:
+            line = f"The smallest GPU that works under this line has {format_bytes(least)}"
+            if sure > least:
+                line += f"; of larger ones some fail, from {format_bytes(sure)} on all that were "
+                line += "tried work"
+            out.append(f"{line}.")
         return out
+
+    def _limit_is_why(self, wanted: int) -> bool:
+        """What was wanted is on the device, but the line leaves the process less."""
+        return (
+            self.device_bytes is not None and (self.room_bytes or 0) < wanted <= self.device_bytes
+        )
 
 
 def explain_moment(
@@ -160,6 +181,7 @@ def explain_moment(
     under: Terms,
     moment: Moment,
     smallest: int | None = None,
+    sure: int | None = None,
     advance: Callable[[], None] = lambda: None,
 ) -> Explanation:
     """Explain a moment.
@@ -170,6 +192,7 @@ def explain_moment(
         under: what it is replayed under.
         moment: of that replay.
         smallest: least memory on which it runs, if that is known.
+        sure: from here on it runs on every size tried, if that is known.
         advance: called after every replay.
     """
     segments = segments_of(moment.layout, under.settings.large_segment_size)
@@ -185,6 +208,8 @@ def explain_moment(
             kind = "limit" if moment.met_limit else "exhaustion"
         elif room - reserved >= want.segment_bytes:
             kind = "reservation"
+    gpu = under.gpu
+    device_bytes = None if gpu.capacity_bytes is None else gpu.capacity_bytes - gpu.other_bytes
     bound = under.play(program, Device()).stats["requested_bytes.all.peak"]
     trial = Trial(program, places, under, moment, advance)
     changes: list[Change] = []
@@ -205,6 +230,8 @@ def explain_moment(
         asked_bytes=asked,
         bound_bytes=bound,
         smallest_bytes=smallest,
+        sure_bytes=sure,
+        device_bytes=device_bytes,
         shares=shares_of(segments, want.lane if want else None, room),
         holders=holders_of(segments, places.__getitem__, places.freed),
         pins=pins,

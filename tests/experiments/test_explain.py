@@ -282,7 +282,7 @@ def test_a_recorded_start_is_kept_only_where_the_device_has_room_for_it(
             assert code == device["ooms"]
     assert code == 1  # half as much as was live then is too little
     terms = terms_of(subject, None, release("2.15"), Device(held))
-    least = _smallest(subject, terms, lambda: None)
+    least, _ = _smallest(subject, terms, lambda: None)
     assert terms.keeps_start and least is not None
     for total, ooms in ((least, 0), (least - 2 * MiB, 1)):
         assert main(["replay", str(path), "--capacity", str(total)]) == ooms
@@ -361,3 +361,23 @@ def test_every_entry_can_be_looked_at_and_no_other(at: int, code: int, capsys: A
     said = capsys.readouterr()
     assert ("expected an entry of 0 to 2,949" in said.err) == (code == 2)
     assert (f"at entry {at:,}: " in said.out) == (code == 0)
+
+
+def test_where_the_lines_own_limit_is_why_it_is_said_so(capsys: Any) -> None:
+    words = ["explain", str(DATA / "mlp_train.npz"), "--capacity", "300MiB"]
+    assert main([*words, "--conf", "per_process_memory_fraction:0.5"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.startswith("THE LINE'S LIMIT WAS MET at entry ")
+    assert "more than per_process_memory_fraction leaves it of 300.0 MiB" in said
+    assert "no setting helps" not in said
+    assert main([*words[:-1], "150MiB"]) == 0
+    assert capsys.readouterr().out.startswith("TRUE EXHAUSTION")
+
+
+def test_what_changes_nothing_stands_beside_what_helps(capsys: Any) -> None:
+    for capacity, then in (([], "it runs 1,958.0"), (["--capacity", "1418MiB"], "out of memory")):
+        assert main(["explain", str(DATA / "cnn_resolutions.default.npz"), *capacity]) == 0
+        out = capsys.readouterr().out
+        (line,) = [" ".join(x.split()) for x in out.splitlines() if x.startswith("nothing ")]
+        assert then in line
+    assert "of larger ones some fail, from 1,420.0" in out

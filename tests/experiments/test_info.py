@@ -53,7 +53,7 @@ def test_a_beginning_that_was_lost_is_recovered_from_the_end(tmp_path: Path) -> 
     assert (device.start_reserved_bytes, device.start_requested_bytes) == (2 * MiB, 4000)
     assert (device.peak_reserved_bytes, device.peak_requested_bytes) == (22 * MiB, 3000 + 5 * MiB)
     assert device.completeness == (
-        "the history begins with 2.0 MiB reserved, 4,000 B of it in use, nothing is missing"
+        "the history begins with 2.0 MiB reserved, 4,000 B of it asked for, nothing is missing"
     )
 
 
@@ -84,7 +84,7 @@ def test_a_file_without_history_is_a_final_state(tmp_path: Path, capsys: Any) ->
     found = summarize(load(dump(content, tmp_path / "state.pickle")))
     assert found.verdict == (
         "state.pickle: 0 entries; device 0: final state only, 2.0 MiB reserved, "
-        "3,000 B of it in use"
+        "3,000 B of it asked for"
     )
     show(found, "state.pickle")
     printed = capsys.readouterr().out

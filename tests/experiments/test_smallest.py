@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from tightfit.experiments.smallest import CAPACITY_STEP, LARGEST, ran, smallest_device
+from tightfit.experiments.smallest import (
+    CAPACITY_STEP,
+    LARGEST,
+    ran,
+    smallest_device,
+    sure_device,
+)
 from tightfit.policies.native import replay_native
 from tightfit.sim.device import Device
 from tightfit.sim.release import KNOWN, release
@@ -52,3 +58,20 @@ def test_the_search_ends_where_nothing_is_large_enough() -> None:
     least, tried = found("per_process_memory_fraction:0.000000001")
     assert least is None
     assert LARGEST < max(tried) < 4 * LARGEST and len(tried) < 60
+
+
+def test_above_the_smallest_some_fail_and_from_the_sure_one_on_all_tried_run() -> None:
+    """Where caches are given back later, what stays lies elsewhere: a recording of the kind."""
+    packed = subject("cnn_resolutions.default").kept
+    free = replay_native(packed, parse_settings("", RULES), RULES)
+
+    def fits(total: int) -> bool:
+        return ran(replay_native(packed, parse_settings("", RULES), RULES, Device(total)))
+
+    least = smallest_device(fits, free)
+    assert least == 1398 * MiB and not fits(1418 * MiB)
+    sure = sure_device(fits, least, free)
+    assert sure == 1420 * MiB
+    peak = free.stats["reserved_bytes.all.peak"]
+    assert all(fits(total) for total in range(sure, peak + CAPACITY_STEP, CAPACITY_STEP))
+    assert sure_device(lambda total: True, least, free) == least

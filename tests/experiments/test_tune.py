@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from tightfit.experiments import tuning
 from tightfit.experiments.candidates import finite_lines, forbidden_keys
-from tightfit.experiments.cli import app
+from tightfit.experiments.cli import app, main
+from tightfit.experiments.line_notes import notes_on_releases
 from tightfit.experiments.measure import Bench
 from tightfit.experiments.outcome_cache import OutcomeCache
 from tightfit.experiments.recommend import Line, Rank, recommend
+from tightfit.experiments.recorded_by import recorded_by
 from tightfit.experiments.subject import Subject, load_subjects
 from tightfit.sim.device import Device
 from tightfit.sim.reference import replay_reference
@@ -22,6 +25,7 @@ from tightfit.sim.release import release
 from tightfit.sim.settings import Settings
 from tightfit.sim.settings_line import format_settings, parse_settings
 from tightfit.traces.errors import ConfigError
+from tightfit.traces.recording import DeviceRecording, Recording
 from tightfit.traces.units import MiB
 
 DATA = Path(__file__).resolve().parents[2] / "traces" / "data"
@@ -163,3 +167,33 @@ def test_an_interruption_before_anything_was_measured_is_no_answer(
     monkeypatch.setattr(Bench, "measure_all", interrupt)
     with pytest.raises(KeyboardInterrupt):
         tuning.find_line([subject("mlp_train")], Device(), "2.15", [], trials=5)
+
+
+def test_a_line_that_a_recordings_release_may_refuse_is_said_to_be_one() -> None:
+    old = Recording("old.pickle", {0: DeviceRecording()}, settings={"expandable_segments": False})
+    line = "large_segment_size_mb:64"
+    assert recorded_by(old).newest == "2.8"
+    (note,) = notes_on_releases(line, [old, old])
+    assert "old.pickle was recorded by torch 2." in note.text and "exists from 2.11" in note.text
+    assert notes_on_releases("max_split_size_mb:64", [old]) == []
+    assert notes_on_releases(line, [subject("mlp_train").recording]) == []
+
+
+def test_what_only_spares_the_cache_is_not_said_to_save_nothing(capsys: Any) -> None:
+    trace = str(DATA / "gpt_bf16_varlen.default.npz")
+    assert main(["tune", trace, "--trials", "0", "--capacity", "6400MiB"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert " gives no cache back on 6,400.0 MiB, the default 2 times (simulated)" in said
+    assert "Peaks and waste are those on a GPU with room for them" in said
+    assert main(["tune", trace, "--trials", "0", "--capacity", "6230MiB"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "First block:" not in said  # it does not fit there
+    assert "OOM at" in said
+
+
+def test_several_recordings_are_replayed_by_the_rules_they_were_tuned_by(capsys: Any) -> None:
+    paths = [str(DATA / f"{name}.npz") for name in ("mlp_train", "fsdp_rank0of4")]
+    assert main(["tune", *paths, "--trials", "0"]) == 0
+    out = capsys.readouterr().out
+    assert "Each column shows the worst of the recordings" in " ".join(out.split())
+    assert out.splitlines()[-1].endswith("--torch 2.15")
