@@ -53,7 +53,13 @@ def sources(asked: Sequence[TraceAsked], folder: Path) -> list[Source]:
     if twice:
         raise ConfigError(f"[[trace]]: found {twice[0][0]} twice, expected each recording once")
     names = Counter(s.name for s in found)
-    return [s if names[s.name] == 1 else replace(s, name=str(s.path)) for s in found]
+    return [s if names[s.name] == 1 else replace(s, name=_longer(s, folder)) for s in found]
+
+
+def _longer(source: Source, folder: Path) -> str:
+    """A name for a recording of which the short one is taken."""
+    is_file = source.path.is_file()
+    return os.path.relpath(source.path, folder) if is_file else str(source.path)
 
 
 def _files(asked: TraceAsked, folder: Path) -> list[Source]:

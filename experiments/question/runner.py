@@ -174,7 +174,8 @@ class Runner:
         body = []
         for e in self.entrants:
             row = replace(_row(self.journal.get(rows[e.label])), policy=e.label)
-            row = replace(row, role="baseline" if e.is_baseline else row.role)
+            role = "told" if row.role == "told" else "policy"
+            row = replace(row, role="baseline" if e.is_baseline else role)
             if e.label in least:
                 row = replace(row, min_capacity_bytes=self.journal.get(least[e.label])["value"])
             body.append(row)
@@ -225,9 +226,8 @@ class Runner:
         asked = entrant.asked
         if not asked.tune:
             return entrant.text
-        mine = (loaded.source.content, index)
         if asked.tune == "each":
-            among = [mine]
+            among = [(loaded.source.content, index)]
         else:
             among = [
                 (s.content, place["index"])
@@ -237,7 +237,7 @@ class Runner:
                 )["devices"]
             ]
         if asked.tune == "others":
-            among = [a for a in among if a != mine]
+            among = [a for a in among if a[0] != loaded.source.content]
             if not among:
                 raise ConfigError(
                     f'{asked.where}: tune: found "others" with a single recording; expected "each"'

@@ -94,6 +94,15 @@ def test_paths_are_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.Monk
     assert len({s.content for s in found}) == 3
 
 
+def test_recordings_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "x.npz").write_bytes(folder.encode())
+    path = written(tmp_path, HEAD + POLICY + '[[trace]]\nfile = "*/x.npz"\n')
+    found = sources(read_question(path).traces, path.parent)
+    assert [s.name for s in found] == ["a/x.npz", "b/x.npz"]
+
+
 def test_a_synthetic_recording_is_made_once_for_each_seed(tmp_path: Path) -> None:
     text = '[[trace]]\nworkload = "kv_doubling"\nevents = 2000\nseeds = [0, 7]\nlengths = "code"\n'
     question = read_question(written(tmp_path, HEAD + POLICY + text))

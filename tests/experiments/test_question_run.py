@@ -162,6 +162,23 @@ def test_a_search_may_be_for_the_smallest_gpu(
         assert "size_classes, tuned on each for smallest_gpu" in least
 
 
+def test_a_policy_that_comes_out_as_the_baseline_is_not_called_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Both were measured once; whichever was first, the other has its own role."""
+    file = tmp_path / "asked.toml"
+    head = f'question = "?"\npacking_seconds = 0\n[[trace]]\nfile = "{MLP}"\n'
+    again = '[[policy]]\nname = "pytorch"\nlabel = "again"\n'
+    file.write_text(head + '[[policy]]\nname = "pytorch"\n', encoding="utf-8")
+    run(file, capsys)
+    file.write_text(head + again + '[[policy]]\nname = "pytorch"\n', encoding="utf-8")
+    said = run(file, capsys)
+    assert said["measured"] == 0
+    assert {r["policy"]: r["role"] for r in said["traces"][0]["rows"][1:]} == {
+        "again": "baseline", "pytorch": "policy",
+    }  # fmt: skip
+
+
 def test_others_need_others(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     file = tmp_path / "asked.toml"
     file.write_text(
