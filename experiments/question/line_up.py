@@ -127,7 +127,8 @@ def _texts(asked: PolicyAsked, folder: Path) -> Sequence[tuple[str, str]]:
         what = "" if asked.tune_for == TUNE_FOR[0] else f" for {asked.tune_for}"
         return [(full, f"{asked.name}, {TUNED} {asked.tune}{what}")]
     if asked.name == BASELINE:
-        return [(f"{BASELINE}:{line}" if line else BASELINE,) * 2 for line in asked.lines]
+        lines = [f"{BASELINE}:{line}" if line else BASELINE for line in asked.lines]
+        return [(line, line) for line in lines]
     out = []
     for values in itertools.product(*asked.params.values()):
         chosen = ",".join(f"{k}={v}" for k, v in zip(asked.params, values, strict=True))

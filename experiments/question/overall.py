@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -127,4 +128,5 @@ def _wilcoxon(ratios: Sequence[float]) -> float | None:
     logs = np.log([r for r in ratios if r != 1.0])
     if len(logs) < LEAST_PAIRS:
         return None
-    return float(wilcoxon(logs).pvalue)
+    found: Any = wilcoxon(logs)  # SciPy gives its result no name
+    return float(found.pvalue)

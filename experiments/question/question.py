@@ -121,14 +121,12 @@ def read_question(path: Path) -> Question:
     policies = tuple(map(_policy, top.tables("policy")))
     top.done()
     capacities = device.several("capacity", _capacity, (None,))
-    other = device.several("other", size, (0,))
-    if len(other) > 1:
-        raise device.fault("other", device.given["other"], "one size")
+    other = device.one("other", size, 0)
     device.done()
-    if other[0] and None in capacities:
+    if other and None in capacities:
         raise ConfigError(f"{device.where}: other: it matters only with a capacity; give both")
     for capacity in capacities:
-        if capacity is not None and other[0] >= capacity:
+        if capacity is not None and other >= capacity:
             raise device.fault("other", device.given["other"], "less than the capacity")
     columns = table.several("columns", _column, USUAL)
     sort_by = table.one_of("sort_by", columns, columns[0])
@@ -138,7 +136,7 @@ def read_question(path: Path) -> Question:
     if not policies:
         raise ConfigError(f"{path.name}: no [[policy]]; expected at least one policy")
     return Question(
-        path, question, torch, seed, capacities, other[0], traces, policies, packing, costs,
+        path, question, torch, seed, capacities, other, traces, policies, packing, costs,
         columns, sort_by,
     )  # fmt: skip
 

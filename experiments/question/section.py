@@ -74,6 +74,10 @@ class Section:
         """One of some words."""
         return self._get(name, default, lambda v: _one_of(v, words))
 
+    def one(self, name: str, read: Callable[[Any], Value], default: Value) -> Value:
+        """A value; arguments as of `several`."""
+        return self._get(name, default, read)
+
     def several(
         self, name: str, read: Callable[[Any], Value], default: tuple[Value, ...]
     ) -> tuple[Value, ...]:
@@ -110,7 +114,7 @@ class Section:
                     + (near or f"; it has {', '.join(dict.fromkeys(self.asked))}")
                 )
 
-    def _get(self, name: str, default: Value | None, read: Callable[[Any], Any]) -> Any:
+    def _get(self, name: str, default: Any, read: Callable[[Any], Any]) -> Any:
         self.asked.append(name)
         if name not in self.given:
             if default is None:

@@ -44,7 +44,9 @@ def test_the_interval_holds_the_mean_and_shrinks_with_recordings() -> None:
     rng = np.random.default_rng(5)
     widths = []
     for n in (8, 200):
-        peaks = [{"base": 10_000, "a": int(10_000 * r)} for r in rng.uniform(0.5, 1, n)]
+        peaks: list[dict[str, int | None]] = [
+            {"base": 10_000, "a": int(10_000 * r)} for r in rng.uniform(0.5, 1, n)
+        ]
         a = found(peaks)["a"]
         assert a.low is not None and a.high is not None and a.saved is not None
         assert a.low < a.saved < a.high
@@ -68,7 +70,8 @@ def test_p_is_the_share_of_signs_that_are_as_one_sided() -> None:
     below, above = (sum(s <= seen for s in sums), sum(s >= seen for s in sums))
     assert p == pytest.approx(min(1, 2 * min(below, above) / len(sums)))
     assert math.isclose(2 / 2**LEAST_PAIRS, 0.03125)  # the least that so many pairs can reach
-    few = [{"base": 100, "a": 50}] * (LEAST_PAIRS - 1) + [{"base": 100, "a": 100}]
+    pair: dict[str, int | None] = {"base": 100, "a": 50}
+    few = [pair] * (LEAST_PAIRS - 1) + [{"base": 100, "a": 100}]
     assert found(few)["a"].p is None
 
 

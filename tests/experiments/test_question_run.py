@@ -11,6 +11,7 @@ import pytest
 
 from tightfit.experiments.cli import main
 from tightfit.experiments.question import runner as running
+from tightfit.experiments.row import packing_row
 from tightfit.traces.units import MiB
 
 DATA = Path(__file__).resolve().parents[2] / "traces" / "data"
@@ -82,7 +83,7 @@ def test_an_interrupted_experiment_goes_on(
     file: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = run(file, capsys, "--out", str(file.parent / "whole"))
-    real = running.packing_row
+    real = packing_row
 
     def interrupt(*words: Any) -> Any:
         raise KeyboardInterrupt
