@@ -200,7 +200,9 @@ def test_a_recording_of_ours_says_its_release_and_a_wrong_one_is_not_believed() 
     assert recorded_by(recording).sign == "max_round_threshold"
 
 
-@pytest.mark.parametrize("name", ["gpt_fp32.default", "cuda_graphs.default"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("gpt_fp32.default", marks=pytest.mark.slow), "cuda_graphs.default"]
+)
 def test_a_simulated_snapshot_is_checked_by_the_rules_it_was_simulated_by(
     name: str, tmp_path: Path, capsys: Any
 ) -> None:

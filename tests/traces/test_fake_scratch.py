@@ -53,6 +53,7 @@ def sum_over_rows(rows: int, width: int, item: int = 4) -> Reduction:
     return Reduction((rows, width), (width, 1), (0,), item, 4)
 
 
+@pytest.mark.slow  # without compiled code
 @pytest.mark.parametrize("name", REAL)
 def test_sums_over_tokens_take_what_they_took_on_a_gpu(shared: Path, name: str) -> None:
     """Gradients of norms: on every GPU with as many multiprocessors as an L4 or more."""
@@ -69,6 +70,7 @@ def test_sums_over_tokens_take_what_they_took_on_a_gpu(shared: Path, name: str) 
         assert set(found) == set(one) and found[one[0]] == found[one[1]] >= 27
 
 
+@pytest.mark.slow  # without compiled code
 @pytest.mark.parametrize("name", REAL)
 def test_adding_to_an_embedding_sorts_as_on_a_gpu(shared: Path, name: str) -> None:
     path = shared / "traces" / name
@@ -80,6 +82,7 @@ def test_adding_to_an_embedding_sorts_as_on_a_gpu(shared: Path, name: str) -> No
     assert found == {8 * tokens: 5 * each, sort_bytes(tokens, 50_000, (9, 0)): each}
 
 
+@pytest.mark.slow  # without compiled code
 def test_work_space_of_cublas_is_that_of_a_gpu(shared: Path) -> None:
     path = shared / "traces" / "transformer_fwd_bwd_200.pickle"
     if not path.is_file():
