@@ -24,6 +24,11 @@ def key_of(*parts: object) -> str:
     return hashlib.sha256(words.encode()).hexdigest()[:24]
 
 
+def mark_of(key: object, value: object) -> str:
+    """Return what an entry is known by that was not changed since it was written."""
+    return hashlib.sha256(json.dumps([key, value]).encode()).hexdigest()[:12]
+
+
 class Journal:
     """What is kept of an experiment.
 
@@ -44,9 +49,11 @@ class Journal:
             for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
                 try:
                     entry = json.loads(line)
-                    self.kept[entry["key"]] = entry["value"]
+                    key, value, mark = entry["key"], entry["value"], entry["mark"]
                 except (ValueError, TypeError, KeyError, RecursionError):
                     continue  # whoever wrote it was killed: it is measured again
+                if mark == mark_of(key, value):
+                    self.kept[key] = value
             self._torn = not path.read_bytes().endswith(b"\n")
 
     def get(self, key: str) -> Any:
@@ -59,7 +66,7 @@ class Journal:
         Raises:
             OSError: the file cannot be written.
         """
-        line = json.dumps({"key": key, "value": value})
+        line = json.dumps({"key": key, "mark": mark_of(key, value), "value": value})
         with self._lock:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(("\n" if self._torn else "") + line + "\n")

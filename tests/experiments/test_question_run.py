@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,20 @@ def test_an_interrupted_experiment_goes_on(
     assert (rest["kept"], rest["measured"]) == (9, whole["measured"] - 9)
     assert rest["traces"] == whole["traces"]
     assert run(file, capsys)["measured"] == 0
+
+
+def test_an_entry_that_was_changed_is_measured_again(
+    file: Path, capsys: pytest.CaptureFixture
+) -> None:
+    first = run(file, capsys)
+    journal = file.with_suffix(".results") / "journal.jsonl"
+    lines = journal.read_text(encoding="utf-8").splitlines()
+    at = next(k for k, line in enumerate(lines) if "peak_reserved_bytes" in line)
+    lines[at] = re.sub(r'"peak_reserved_bytes": \d+', '"peak_reserved_bytes": 1', lines[at])
+    lines[at + 1] = '{"key": 3, "value": [], "mark": {}}'
+    journal.write_text("\n".join([*lines, "[]", "7", '"x"', "{}"]), encoding="utf-8")
+    again = run(file, capsys)
+    assert again["measured"] == 2 and again["traces"] == first["traces"]
 
 
 def test_another_program_or_device_is_not_taken_for_the_one_before(
