@@ -24,11 +24,12 @@ from ..traces.units import MiB
 from .outcome import Outcome
 from .outcome_cache import OutcomeCache, identity
 from .share_out import share_out
-from .smallest import ran, smallest_device, sure_device
+from .smallest import TRIED, ran, smallest_device, sure_device
 from .subject import Subject
 from .worth import Worth
 
 WORTH_KEEPING = 5.0  # seconds
+MANY_EVENTS = 4_000_000  # of a program: fewer sizes of the device are tried for a longer one
 
 
 class Bench:
@@ -148,13 +149,15 @@ class Bench:
 
     def sure_capacity(self, least: int, settings: Settings) -> int:
         """Bytes from which every subject runs on every size tried; `least` is the smallest."""
-        other = self.gpu.other_bytes
+        other, events = self.gpu.other_bytes, max(s.program.n_ops for s in self.subjects)
+        tried = TRIED if events <= MANY_EVENTS else max(4, TRIED * MANY_EVENTS // events)
         return max(
             sure_device(
                 lambda total, s=s: self._fits(s, settings, total - other),
                 least,
                 self._run(s, settings, Device()),
                 other,
+                tried,
             )
             for s in self.subjects
         )

@@ -10,7 +10,7 @@ from ..sim.run import Run
 from ..traces.units import MiB, TiB, round_up
 
 CAPACITY_STEP = 2 * MiB  # the driver gives out no less
-NEXT, SPREAD = 16, 48  # sizes tried next above the smallest, and up to the peak
+TRIED = 64  # sizes above the smallest: a quarter of them next to it, the others up to the peak
 LARGEST = (
     1024 * TiB
 )  # where the search ends; a line that leaves a program a millionth may want more
@@ -46,7 +46,9 @@ def smallest_device(fits: Callable[[int], bool], free: Run, other: int = 0) -> i
     return high + other
 
 
-def sure_device(fits: Callable[[int], bool], least: int, free: Run, other: int = 0) -> int:
+def sure_device(
+    fits: Callable[[int], bool], least: int, free: Run, other: int = 0, tried: int = TRIED
+) -> int:
     """Return the smallest device from which a program runs on every size that was tried.
 
     More memory is not always enough: where caches are given back later, what stays lies elsewhere.
@@ -57,11 +59,13 @@ def sure_device(fits: Callable[[int], bool], least: int, free: Run, other: int =
         least: the smallest device, from `smallest_device`.
         free: its run on a device that never runs out.
         other: bytes of the device that others use.
+        tried: how many sizes are tried at most.
     """
     steps = (free.stats["reserved_bytes.all.peak"] + other - least) // CAPACITY_STEP
-    spread = np.linspace(1, max(1, steps), SPREAD).astype(np.int64)
+    near = tried // 4
+    spread = np.linspace(1, max(1, steps), tried - near).astype(np.int64)
     sure = least
-    for step in np.union1d(np.arange(1, NEXT + 1), spread).tolist():
+    for step in np.union1d(np.arange(1, near + 1), spread).tolist():
         if step > steps:
             break
         if not fits(least + step * CAPACITY_STEP):

@@ -10,16 +10,14 @@ from ...sim.release import Release
 from ...traces.errors import ConfigError
 from ..first_block import BETWEEN, SHARES
 from ..out_of_memory import OutOfMemory, first_out_of_memory
-from ..smallest import NEXT, SPREAD, ran, smallest_device, sure_device
+from ..smallest import TRIED, ran, smallest_device, sure_device
 from ..subject import Subject
 from .explanation import Explanation, explain_moment
 from .moment import Terms, find_moment, terms_of
 from .places import Places
 from .tried import FLUSHES_TRIED, OWNERS_TRIED
 
-STEPS = (
-    OWNERS_TRIED + FLUSHES_TRIED + len(SHARES) + 2 * BETWEEN + NEXT + SPREAD + 20
-)  # replays, about
+STEPS = OWNERS_TRIED + FLUSHES_TRIED + len(SHARES) + 2 * BETWEEN + TRIED + 20  # replays, about
 
 
 @dataclass(frozen=True)
