@@ -101,6 +101,7 @@ def compare(
     findings = notes_on_recordings(subjects)
     room = gpu.capacity_bytes
     setting = f"torch {fit.rules.name} · " + (format_bytes(room) if room else "unlimited memory")
+    setting += f", {format_bytes(gpu.other_bytes)} of it others'" if gpu.other_bytes else ""
     setting += f" · driver time: simulated, costs {costs_from}"
     if as_json:
         emit_json(
@@ -108,6 +109,7 @@ def compare(
                 "simulated": True,
                 "torch": fit.rules.name,
                 "capacity_bytes": gpu.capacity_bytes,
+                "other_bytes": gpu.other_bytes,
                 "driver_costs": costs_from,
                 "torch_found": fit.words,
                 "verdict": _verdict(compared, gpu),

@@ -18,7 +18,8 @@ class Rank:
 
     Attributes:
         failures: subjects that run out of memory on the device asked about.
-        retries: 1 if any subject has to give all cached memory back there to go on, else 0.
+        retries: 1 if any subject has to give all cached memory back there to go on, else 0; 0 where
+            the smallest device counts, on which nearly everything has to.
         worst: greatest ratio of what is needed, the peak reserved bytes or the smallest device, to
             peak requested bytes over the subjects.
         mean: its mean.
@@ -41,7 +42,7 @@ def rank(outcomes: Sequence[Outcome]) -> Rank:
     ratios = [o.needed_bytes / max(1, o.peak_requested_bytes) for o in outcomes]
     return Rank(
         failures=sum(o.ooms > 0 for o in outcomes),
-        retries=int(any(o.alloc_retries > 0 for o in outcomes)),
+        retries=int(any(o.alloc_retries > 0 and o.smallest_bytes is None for o in outcomes)),
         worst=max(ratios, default=0.0),
         mean=sum(ratios) / max(1, len(ratios)),
         calls=sum(o.device_allocs + o.device_frees for o in outcomes),

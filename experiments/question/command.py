@@ -49,7 +49,7 @@ def run(
 
     What is done is kept: an experiment that was interrupted, or that grew, runs what is missing.
     """
-    from ...sim.costs import costs_words
+    from ...sim.costs import costs_words, read_costs
     from ...sim.release import KNOWN, release
     from ..outfile import make_folder
     from ..screen import BESIDE_PLAIN, announce_compiling, warn
@@ -64,6 +64,8 @@ def run(
     entrants = line_up(question, release(question.torch or KNOWN[-1]))
     found = sources(question.traces, file.parent)
     folder = out if out is not None else file.with_suffix(".results")
+    if question.driver_costs:
+        read_costs(file.parent / question.driver_costs)
     if check:
         _say_what(question, entrants, found, as_json)
         return
@@ -78,7 +80,7 @@ def run(
             "goes on from there"
         )
         raise
-    costs = costs_words() if runner.costs is None else question.driver_costs
+    costs = costs_words() if runner.costs is None else Path(question.driver_costs).name
     paths = write_results(folder, question, tables, costs)
     if not _answer(question, tables, runner, paths, as_json):
         raise typer.Exit(1)
@@ -88,7 +90,10 @@ def _say_what(
     question: Question, entrants: Sequence[Entrant], found: Sequence[Source], as_json: bool
 ) -> None:
     """The experiment as it was understood, with every default."""
+    from ...sim.costs import costs_words
+    from ...sim.device import Device
     from ..screen import emit_json, say, suggest, table, verdict
+    from .runner import words_of
 
     runs = len(entrants) * len(found) * len(question.capacities)
     words = (
@@ -128,6 +133,16 @@ def _say_what(
     table("", ["recording", "content"], [[s.name, _short(s.content)] for s in found])
     say(f"question: {question.question}")
     say(f"torch: {question.torch or 'for each recording what fits best'}")
+    rooms = ", ".join(words_of(Device(c, question.other_bytes)) for c in question.capacities)
+    say(f"devices: {rooms}")
+    say(f"driver costs: {question.driver_costs or costs_words()}")
+    for e in entrants:
+        if e.asked.tune:
+            without = f", without {', '.join(e.asked.without)}" if e.asked.without else ""
+            say(
+                f"{e.label}: tuned on {e.asked.tune} for {e.asked.tune_for}, {e.asked.trials} "
+                f"trials{without}"
+            )
     say(f"columns: {', '.join(question.columns)}; sorted by {question.sort_by}")
     say(f"packing: {question.packing_seconds:g} s for each recording; seed: {question.seed}")
     suggest(f"tightfit run {shlex.quote(str(question.path))}")
@@ -192,7 +207,7 @@ def _show(found: Sequence[Overall], tables: Sequence[Measured], question: Questi
     from ..row_columns import COLUMNS
     from ..screen import Column, say, table
     from .overall import SAME
-    from .tables import interval, ordered
+    from .tables import cautions, interval, ordered, searched
 
     if len(tables) == 1:
         shown = [COLUMNS[name] for name in question.columns]
@@ -230,6 +245,8 @@ def _show(found: Sequence[Overall], tables: Sequence[Measured], question: Questi
         f"geometric mean. less, same, more: on how many it reserves less than {base} by "
         f"{SAME:.0%} or more, about as much, more."
     )
+    for line in [*cautions(tables), *searched(question)]:
+        say(f"note: {line}")
 
 
 def _winner(found: Sequence[Overall]) -> Overall | None:

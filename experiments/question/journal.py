@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import cache
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from ...sim.costs import FILE as COSTS
 from ...traces.jit import source_hash
 
 FORMAT = 1  # another one, when what is kept of a run changes
@@ -20,8 +22,18 @@ FORMAT = 1  # another one, when what is kept of a run changes
 
 def key_of(*parts: object) -> str:
     """Return a name that is equal only if all parts and the code are."""
-    words = json.dumps([FORMAT, source_hash(), *parts], default=str)
+    words = json.dumps([FORMAT, _code(), *parts], default=str)
     return hashlib.sha256(words.encode()).hexdigest()[:24]
+
+
+@cache
+def _code() -> str:
+    """What changes whenever a figure might: kernels, the search and its choices, driver costs."""
+    digest = hashlib.sha256(source_hash().encode())
+    here = Path(__file__).parent
+    for path in (*sorted(here.parent.glob("*.py")), *sorted(here.glob("*.py")), COSTS):
+        digest.update(path.read_bytes() + b"\0")
+    return digest.hexdigest()
 
 
 def mark_of(key: object, value: object) -> str:
@@ -36,7 +48,8 @@ class Journal:
         path: the file; it need not be there.
 
     Attributes:
-        added: values kept since it was read.
+        before: keys of what was there when it was read.
+        added: values kept since.
     """
 
     def __init__(self, path: Path) -> None:
@@ -45,6 +58,7 @@ class Journal:
         self._lock = Lock()
         self._torn = False
         self.added = 0
+        self.before: set[str] = set()
         if path.exists():
             for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
                 try:
@@ -54,6 +68,7 @@ class Journal:
                     continue  # whoever wrote it was killed: it is measured again
                 if mark == mark_of(key, value):
                     self.kept[key] = value
+            self.before = set(self.kept)
             self._torn = not path.read_bytes().endswith(b"\n")
 
     def get(self, key: str) -> Any:

@@ -14,6 +14,7 @@ from ...policies.user_file import is_user_file, load_user_policy, split_words
 from ...sim.release import Release
 from ...traces.errors import ConfigError, PolicyError
 from ..candidates import forbidden_keys
+from ..row import BOUNDS, PACKING
 from .question import TUNE_FOR, PolicyAsked, Question
 
 TUNED = "tuned on"
@@ -65,6 +66,16 @@ def line_up(question: Question, rules: Release) -> list[Entrant]:
             entrants.insert(0, Entrant(BASELINE, BASELINE, nowhere, True))
         else:
             entrants[entrants.index(usual)] = replace(usual, is_baseline=True)
+    for entrant in entrants:
+        if entrant.label in (PACKING, *(label for label, _, _ in BOUNDS)):
+            raise ConfigError(
+                f"{entrant.asked.where}: label: {entrant.label!r} is the name of a bound"
+            )
+        if entrant.is_baseline and playing(entrant.label, entrant.text, rules).knows:
+            raise ConfigError(
+                f"{entrant.asked.where}: baseline: it is told of the program beforehand, and "
+                "could not run; expected an allocator"
+            )
     for first, second in itertools.combinations(entrants, 2):
         if first.is_baseline and second.is_baseline:
             raise ConfigError(f"{second.asked.where}: baseline: there is one, {first.label}")

@@ -26,7 +26,8 @@ class Overall:
         fits, of: recordings on which it ran, and all there are.
         pairs: recordings on which both it and the baseline ran.
         saved: share of the baseline's peak reserved bytes, by the geometric mean of the pairs.
-        low, high: 95 % interval of that by resampling the recordings; None with fewer than two.
+        low, high: 95 % interval of that by resampling the recordings; None with fewer than
+            LEAST_PAIRS, of which resampling makes intervals that are too narrow.
         worst: the least that it saves on any pair.
         better, same, worse: pairs in which it reserves at least SAME less, about as much, more.
         p: two-sided Wilcoxon signed-rank test of the logarithms of the ratios, not corrected for
@@ -111,7 +112,7 @@ def _above(ratio: float | None) -> float | None:
 def _interval(logs: np.ndarray, seed: int) -> tuple[float | None, float | None]:
     from scipy.stats import bootstrap
 
-    if len(logs) < 2:
+    if len(logs) < LEAST_PAIRS:
         return None, None
     if np.ptp(logs) == 0:
         return float(np.exp(logs[0])), float(np.exp(logs[0]))

@@ -123,7 +123,7 @@ def read_question(path: Path) -> Question:
     capacities = device.several("capacity", _capacity, (None,))
     other = device.one("other", size, 0)
     device.done()
-    if other and None in capacities:
+    if other and capacities == (None,):
         raise ConfigError(f"{device.where}: other: it matters only with a capacity; give both")
     for capacity in capacities:
         if capacity is not None and other >= capacity:

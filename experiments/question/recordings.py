@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import itertools
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -28,14 +29,21 @@ class Source:
     Attributes:
         name: what tables call it.
         path: the file; of a synthetic one a name for it.
-        content: what decides its programs: the file's sha256, or what a synthetic one is made from.
+        digest: the file's sha256, or what a synthetic one is made from.
+        device: the one asked for; None = all.
         load: reads or makes it, and returns its devices.
     """
 
     name: str
     path: Path
-    content: str
+    digest: str
+    device: int | None
     load: Callable[[], list[Subject]]
+
+    @property
+    def content(self) -> str:
+        """What decides its programs."""
+        return self.digest if self.device is None else f"{self.digest} {self.device}"
 
 
 def sources(asked: Sequence[TraceAsked], folder: Path) -> list[Source]:
@@ -49,9 +57,12 @@ def sources(asked: Sequence[TraceAsked], folder: Path) -> list[Source]:
         ConfigError: there is no such file, one is named twice, or it has another sha256.
     """
     found = [s for a in asked for s in (_synthetic(a) if a.workload else _files(a, folder))]
-    twice = [s for s, n in Counter((s.path, s.content) for s in found).items() if n > 1]
-    if twice:
-        raise ConfigError(f"[[trace]]: found {twice[0][0]} twice, expected each recording once")
+    for a, b in itertools.combinations(found, 2):
+        if a.digest == b.digest and (None in (a.device, b.device) or a.device == b.device):
+            same = "twice" if a.path == b.path else f"and {b.path.name}, which holds the same"
+            raise ConfigError(
+                f"[[trace]]: found {a.path.name} {same}; expected each recording once"
+            )
     names = Counter(s.name for s in found)
     return [s if names[s.name] == 1 else replace(s, name=_longer(s, folder)) for s in found]
 
@@ -87,8 +98,7 @@ def _files(asked: TraceAsked, folder: Path) -> list[Source]:
         def load(path: Path = path) -> list[Subject]:
             return load_subjects(path, asked.device)
 
-        device = "" if asked.device is None else f" {asked.device}"
-        out.append(Source(path.stem, path, digest + device, load))
+        out.append(Source(path.stem, path, digest, asked.device, load))
     return out
 
 
@@ -109,7 +119,9 @@ def _synthetic(asked: TraceAsked) -> list[Source]:
         lengths = "" if asked.workload not in WORKLOADS or len(FITTED) == 1 else f" {asked.lengths}"
         name = f"{asked.workload}{lengths}" + (f" seed {seed}" if len(asked.seeds) > 1 else "")
         content = ", ".join(filter(None, parts))
-        out.append(Source(name, Path(f"{asked.workload} ({content})"), f"made: {content}", load))
+        out.append(
+            Source(name, Path(f"{asked.workload} ({content})"), f"made: {content}", None, load)
+        )
     return out
 
 

@@ -78,7 +78,7 @@ class Runner:
         journal: what was measured earlier, and where to keep what is measured now.
 
     Attributes:
-        kept: results found in the journal.
+        shares: some search is over several recordings: those that were read stay in memory.
     """
 
     def __init__(
@@ -93,10 +93,14 @@ class Runner:
         self.costs: dict[str, Cost] | None = None
         if question.driver_costs:
             self.costs = read_costs(question.path.parent / question.driver_costs)
-        # Some search is over several recordings: those that were read stay in memory.
         self.shares = any(e.asked.tune in ("all", "others") for e in entrants)
-        self.kept = 0
+        self._used: set[str] = set()
         self._loaded: dict[str, Loaded] = {}
+
+    @property
+    def kept(self) -> int:
+        """Results that earlier runs had kept."""
+        return len(self._used & self.journal.before)
 
     @property
     def measured(self) -> int:
@@ -191,7 +195,7 @@ class Runner:
     ) -> None:
         """Do what the journal lacks, on all cores; each result is kept at once."""
         todo = [key for key in jobs if self.journal.get(key) is None]
-        self.kept += len(jobs) - len(todo)
+        self._used |= jobs.keys()
         if todo:
             prepare()  # once, before threads ask for it
         with progress(len(todo), what) as advance:
@@ -203,10 +207,9 @@ class Runner:
             share_out(work, todo, waits=False)
 
     def _kept_or(self, key: str, measure: Callable[[], Any]) -> Any:
+        self._used.add(key)
         if self.journal.get(key) is None:
             self._keep(key, measure())
-        else:
-            self.kept += 1
         return self.journal.get(key)
 
     def _keep(self, key: str, value: Any) -> None:
@@ -226,6 +229,7 @@ class Runner:
         asked = entrant.asked
         if not asked.tune:
             return entrant.text
+        by_content = {s.content: s for s in self.sources}
         if asked.tune == "each":
             among = [(loaded.source.content, index)]
         else:
@@ -237,7 +241,7 @@ class Runner:
                 )["devices"]
             ]
         if asked.tune == "others":
-            among = [a for a in among if a[0] != loaded.source.content]
+            among = [a for a in among if by_content[a[0]].digest != loaded.source.digest]
             if not among:
                 raise ConfigError(
                     f'{asked.where}: tune: found "others" with a single recording; expected "each"'
@@ -246,13 +250,14 @@ class Runner:
             "tuned", among, rules.name, identity(entrant.text), asdict(gpu), asked.trials,
             asked.without, asked.tune_for,
         )  # fmt: skip
-        by_content = {s.content: s for s in self.sources}
 
         def search() -> str:
             subjects = [self._of(by_content[c]).subject(k) for c, k in among]
-            return _search(entrant, subjects, gpu, rules)
+            # Only the values are kept: where the policy's own file lies is for each run to say.
+            return _search(entrant, subjects, gpu, rules).removeprefix(entrant.text).lstrip(":")
 
-        return self._kept_or(key, search)["value"]
+        values = self._kept_or(key, search)["value"]
+        return f"{entrant.text}:{values}" if values else entrant.text
 
     def _of(self, source: Source) -> Loaded:
         """A recording, which is read once as long as it is needed."""

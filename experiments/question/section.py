@@ -167,7 +167,7 @@ def _wrong(kind: type) -> Any:
 def _text(value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
         raise Wrong("a text that is not empty")
-    return value.strip()
+    return " ".join(value.split())
 
 
 def _whole(value: Any, least: int, most: int) -> int:

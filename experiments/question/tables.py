@@ -68,7 +68,8 @@ def overall_words(tables: Sequence[Measured]) -> str:
         f"Saved: of the peak reserved bytes of {base}, by the geometric mean over the recordings "
         "on which both run; its interval by resampling the recordings; the worst of them. Less and "
         f"more: by {SAME:.0%} or more. p: Wilcoxon signed-rank, two-sided, not corrected for the "
-        f"number of policies; none with fewer than {LEAST_PAIRS} recordings that differ."
+        f"number of policies. Neither interval nor p with fewer than {LEAST_PAIRS} recordings. The "
+        "smallest GPU is over all recordings, and found by bisection; above bound is where it ran."
     )
 
 
@@ -78,7 +79,8 @@ def matrix(tables: Sequence[Measured], column: RowColumn) -> tuple[Lines, Bold]:
     Policies that are told something beforehand cannot run, and are never the least.
     """
     of = {t.trace_and_device: {r.policy: column.of(r, t.rows) for r in t.rows} for t in tables}
-    heads = [r.policy for r in tables[0].rows if any(v[r.policy] is not None for v in of.values())]
+    asked = dict.fromkeys(r.policy for t in tables for r in t.rows)
+    heads = [h for h in asked if any(v.get(h) is not None for v in of.values())]
     lines, bold = [["recording", *heads]], set()
     for k, t in enumerate(tables, start=1):
         rows = {r.policy: r for r in t.rows}
@@ -86,9 +88,12 @@ def matrix(tables: Sequence[Measured], column: RowColumn) -> tuple[Lines, Bold]:
         fails = column is COLUMNS["peak_reserved"]  # a smallest device there is all the same
         lines.append(
             [named(t, tables)]
-            + ["OOM" if fails and rows[h].ooms else written(values[h], column) for h in heads]
+            + [
+                "OOM" if fails and h in rows and rows[h].ooms else written(values.get(h), column)
+                for h in heads
+            ]
         )
-        able = {h: values[h] for h in heads if rows[h].role in ("baseline", "policy")}
+        able = {h: values[h] for h, r in rows.items() if r.role in ("baseline", "policy")}
         least = min((v for v in able.values() if v is not None), default=None)
         best = {h for h, v in able.items() if v is not None and v == least}
         bold |= {(k, j) for j, h in enumerate(heads, start=1) if h in best}
@@ -147,7 +152,10 @@ def parts(question: Question, tables: Sequence[Measured]) -> list[Part]:
         room = f" on {words_of(gpu)}" if len(question.capacities) > 1 else ""
         if len(mine) > 1:
             lines = overall_lines(overall(mine, question.seed))
-            out.append(Part(f"Over all recordings{room}", 2, overall_words(mine), lines, set(), []))
+            said = [*cautions(mine), *searched(question)]
+            out.append(
+                Part(f"Over all recordings{room}", 2, overall_words(mine), lines, set(), said)
+            )
             for column in (c for c in columns if c.unit == "bytes" and c.is_goal):
                 lines, bold = matrix(mine, column)
                 title = headed(column)
@@ -160,6 +168,30 @@ def parts(question: Question, tables: Sequence[Measured]) -> list[Part]:
             lines, caption = lines_of(rows, columns), " · ".join(place)
             out.append(Part(f"{t.trace}{room}", 3, caption, lines, set(), said))
     return out
+
+
+def cautions(tables: Sequence[Measured]) -> list[str]:
+    """Which policies do not honour what some programs have, and would need more if they did."""
+    names = dict.fromkeys(r.policy for t in tables for r in t.rows)
+    out = []
+    for name in names:
+        n = sum(bool(r.ignores) for t in tables for r in t.rows if r.policy == name)
+        told = any(r.role == "told" for t in tables for r in t.rows if r.policy == name)
+        if n and not told:
+            out.append(
+                f"{name} does not honour something that the program has on {n} of {len(tables)} "
+                "recordings, such as streams kept apart; what it is stands under their tables"
+            )
+    return out
+
+
+def searched(question: Question) -> list[str]:
+    """Which policies were searched on what they are measured on."""
+    return [
+        f"{asked.label or asked.name}: searched on the recordings that it is measured on"
+        for asked in question.policies
+        if asked.tune in ("each", "all")
+    ]
 
 
 def found_values(table: Measured) -> list[str]:

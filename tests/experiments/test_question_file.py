@@ -73,11 +73,11 @@ def test_the_baseline_is_pytorch_unless_another_is_named(tmp_path: Path) -> None
 
 def test_sizes_are_numbers_or_texts_and_a_device_may_have_no_end(tmp_path: Path) -> None:
     text = '[device]\ncapacity = ["unlimited", "24GiB", 1048576000]\nother = "500MiB"\n'
-    said = fault(tmp_path, HEAD + text + TRACE + POLICY)
-    assert said.endswith("other: it matters only with a capacity; give both")
-    text = text.replace('"unlimited", ', "")
     question = read_question(written(tmp_path, HEAD + text + TRACE + POLICY))
-    assert question.capacities == (24 * GiB, 1000 * MiB)
+    assert question.capacities == (None, 24 * GiB, 1000 * MiB)
+    alone = text.replace(', "24GiB", 1048576000', "")
+    said = fault(tmp_path, HEAD + alone + TRACE + POLICY)
+    assert said.endswith("other: it matters only with a capacity; give both")
     assert question.other_bytes == 500 * MiB
 
 
@@ -92,6 +92,13 @@ def test_paths_are_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.Monk
     found = sources(read_question(path).traces, path.parent)
     assert [s.name for s in found] == ["a", "b", "my [1]"]
     assert len({s.content for s in found}) == 3
+
+
+def test_a_copy_is_the_same_recording(tmp_path: Path) -> None:
+    for name in ("a.npz", "b.npz"):
+        (tmp_path / name).write_bytes(b"same")
+    said = fault(tmp_path, HEAD + POLICY + '[[trace]]\nfile = "*.npz"\n')
+    assert "found a.npz and b.npz, which holds the same; expected each recording once" in said
 
 
 def test_recordings_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
@@ -152,7 +159,10 @@ FAULTS = [
     (HEAD + '[[trace]]\nfile = "x"\nworkload = "serve"\n' + POLICY, "expected either file"),
     (HEAD + '[[trace]]\nfile = "none/*.npz"\n' + POLICY, "matches 'none/*.npz'"),
     (HEAD + f'[[trace]]\nfile = "{DATA}/stream.default.npz"\n' + POLICY, "did you mean 'stream"),
-    (HEAD + TRACE + TRACE + POLICY, "twice, expected each recording once"),
+    (HEAD + TRACE + TRACE + POLICY, "found streams.default.npz twice; expected each"),
+    (HEAD + TRACE + TRACE + "device = 0\n" + POLICY, "streams.default.npz twice; expected each"),
+    (HEAD + TRACE + POLICY + 'label = "best packing found"\n', "is the name of a bound"),
+    (HEAD + TRACE + '[[policy]]\nname = "planned"\nbaseline = true\n', "is told of the program"),
     (HEAD + TRACE + 'sha256 = "00"\n' + POLICY, "expected 00; it is another recording"),
     (HEAD + '[[trace]]\nworkload = "kv"\n' + POLICY, "found 'kv', expected one of kv_cat"),
     (HEAD + '[[trace]]\nworkload = "serve"\nlengths = "x"\n' + POLICY, "unknown key 'lengths'"),

@@ -52,8 +52,8 @@ def test_the_interval_holds_the_mean_and_shrinks_with_recordings() -> None:
         assert a.low < a.saved < a.high
         widths.append(a.high - a.low)
     assert widths[1] < widths[0] / 3
-    assert found([{"base": 4, "a": 2}] * 3)["a"].low == pytest.approx(0.5)
-    assert found([{"base": 4, "a": 2}])["a"].low is None
+    assert found([{"base": 4, "a": 2}] * LEAST_PAIRS)["a"].low == pytest.approx(0.5)
+    assert found([{"base": 4, "a": 2}] * (LEAST_PAIRS - 1))["a"].low is None
 
 
 def test_p_is_the_share_of_signs_that_are_as_one_sided() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tightfit.experiments.cli import main
+from tightfit.experiments.question import journal as keeping
 from tightfit.experiments.question import runner as running
 from tightfit.experiments.row import packing_row
 from tightfit.traces.units import MiB
@@ -222,6 +223,61 @@ def test_a_policy_of_ones_own_is_found_beside_the_file_and_known_by_its_text(
     assert run(file, capsys)["measured"] == 0
     own.write_text(own.read_text(encoding="utf-8") + "\n# another\n", encoding="utf-8")
     assert run(file, capsys)["measured"] == 1
+
+
+def test_what_was_found_for_a_policy_of_ones_own_goes_where_its_file_goes(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    (here / "mine.py").write_text(OWN.read_text(encoding="utf-8"), encoding="utf-8")
+    (here / "asked.toml").write_text(
+        f'question = "?"\npacking_seconds = 0\n[[trace]]\nfile = "{MLP}"\n'
+        '[[policy]]\nname = "mine.py"\ntune = "each"\ntrials = 8\n',
+        encoding="utf-8",
+    )
+    monkeypatch.chdir(here)
+    first = run(Path("asked.toml"), capsys)
+    monkeypatch.chdir(tmp_path)
+    assert run(Path("here/asked.toml"), capsys)["measured"] == 0
+    here.rename(there)
+    again = run(there / "asked.toml", capsys)
+    assert again["measured"] == 0
+    assert again["traces"][0]["texts"] == first["traces"][0]["texts"]
+    (text,) = set(first["traces"][0]["texts"].values()) - {"pytorch"}
+    assert text.startswith("mine.py:")
+    for name in ("runs.csv", "tables.md", "tables.tex"):
+        written = (there / "asked.results" / name).read_text(encoding="utf-8")
+        assert str(tmp_path) not in written.replace(str(MLP), "")
+
+
+def test_other_code_measures_anew(
+    file: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = run(file, capsys)
+    monkeypatch.setattr(keeping, "_code", lambda: "other code")
+    again = run(file, capsys)
+    assert (again["kept"], again["measured"]) == (0, first["measured"])
+
+
+def test_a_long_trace_stands_beside_others(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """It has no packing; theirs are shown all the same, whichever comes first."""
+    assert main(["workloads", "kv_doubling", str(tmp_path / "x.events"), "--events", "20000"]) == 0
+    pages = []
+    for order in ((STREAMS, "x.events"), ("x.events", STREAMS)):
+        file = tmp_path / "asked.toml"
+        traces = "".join(f'[[trace]]\nfile = "{name}"\n' for name in order)
+        file.write_text(
+            f'question = "?"\npacking_seconds = 0.1\n{traces}[[policy]]\nname = "best_fit"\n',
+            encoding="utf-8",
+        )
+        run(file, capsys)
+        page = (tmp_path / "asked.results" / "tables.md").read_text(encoding="utf-8")
+        pages.append({x for x in page.splitlines() if x.startswith(("| streams", "| x |"))})
+        assert "best packing found" in page
+    assert {tuple(sorted(x.split("|"))) for x in pages[0]} == {
+        tuple(sorted(x.split("|"))) for x in pages[1]
+    }
 
 
 def test_a_line_that_a_recordings_release_refuses_is_said_with_both(

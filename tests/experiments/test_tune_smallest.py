@@ -89,6 +89,14 @@ def test_what_is_named_runs_there_and_gives_its_cache_back_as_often_as_said(
             assert device["alloc_retries"] == found["best"]["smallest_retries"] > 0
 
 
+def test_a_capacity_does_not_change_what_runs_on_least(capsys: pytest.CaptureFixture) -> None:
+    """Whether the cache is given back on the larger device says nothing about the smallest."""
+    streams = str(DATA / "streams.default.npz")
+    words = ["tune", streams, "--smallest", "--trials", "0"]
+    free, ample = said(capsys, *words), said(capsys, *words, "--capacity", "60MiB")
+    assert ample["best"]["min_capacity_bytes"] == free["best"]["min_capacity_bytes"]
+
+
 def test_it_differs_from_what_reserves_least(capsys: pytest.CaptureFixture) -> None:
     peak = said(capsys, "tune", CNN, "--trials", "0")
     least = said(capsys, "tune", CNN, "--trials", "0", "--smallest")
