@@ -132,7 +132,7 @@ def compare(
 def _show(
     compared: list[TraceRows], gpu: Device, rules: str, costs_from: str, smallest: bool
 ) -> None:
-    from .row_columns import chosen
+    from .row_columns import chosen, shown_cells
     from .screen import Column, say, table, verdict
 
     verdict(_verdict(compared, gpu))
@@ -149,9 +149,7 @@ def _show(
         rows: list[list[str | int | float | None]] = []
         for r in trace.rows:
             row: list[str | int | float | None] = ["" if r.role == "policy" else r.role, r.policy]
-            for column in shown:
-                value = column.of(r, trace.rows)
-                row.append(1e3 * value if column.unit == "ms" and value is not None else value)
+            row += shown_cells(r, trace.rows, shown)
             if limited:
                 fits = f"OOM at {r.first_oom_event:,}" if r.ooms else "yes"
                 row.append("" if r.role in ("bound", "offline") else fits)

@@ -64,6 +64,15 @@ COLUMNS = {
 }
 
 
+def shown_cells(row: Row, rows: Rows, columns: Sequence[RowColumn]) -> list[Value]:
+    """A row's cells as `screen.table` takes them: times in milliseconds."""
+    values = [c.of(row, rows) for c in columns]
+    return [
+        1e3 * v if c.unit == "ms" and v is not None else v
+        for c, v in zip(columns, values, strict=True)
+    ]
+
+
 def chosen(names: Sequence[str], smallest: bool = True) -> list[RowColumn]:
     """Some columns; the one of the smallest GPU only if that was asked for."""
     return [COLUMNS[name] for name in names if smallest or name != "smallest_gpu"]

@@ -155,6 +155,13 @@ def _requests(log: Path | None, lengths: str, events: int, seed: int) -> Request
             f"--lengths: found {lengths!r}, expected one of {', '.join(FITTED)}"
             + did_you_mean(lengths, FITTED)
         )
+    return drawn_requests(lengths, events, seed)
+
+
+def drawn_requests(lengths: str, events: int, seed: int) -> Requests:
+    """Return as many requests as so many events can serve, drawn like a public log."""
+    from ..traces.requests import FITTED
+
     return FITTED[lengths].draw(events // 256 + 64, seed)  # a request's prompt alone takes more
 
 

@@ -175,7 +175,9 @@ def _answer(
     }  # fmt: skip
     found = {c: overall(mine, question.seed) for c, mine in groups.items()}
     verdicts = {
-        c: sentence(o, groups[c], "" if c is None else f" on {words_of(Device(c))}")
+        c: sentence(
+            o, groups[c], "" if c is None else f" on {words_of(Device(c, question.other_bytes))}"
+        )
         for c, o in found.items()
     }
     if as_json:
@@ -204,7 +206,7 @@ def _answer(
 
 def _show(found: Sequence[Overall], tables: Sequence[Measured], question: Question) -> None:
     """Print the table over all recordings; of a single one its own."""
-    from ..row_columns import COLUMNS
+    from ..row_columns import COLUMNS, shown_cells
     from ..screen import Column, say, table
     from .overall import SAME
     from .tables import cautions, interval, ordered, searched
@@ -213,14 +215,10 @@ def _show(found: Sequence[Overall], tables: Sequence[Measured], question: Questi
         shown = [COLUMNS[name] for name in question.columns]
         rows: list[list[str | int | float | None]] = []
         for r in ordered(tables[0], question.sort_by):
-            values = [c.of(r, tables[0].rows) for c in shown]
-            scaled = [
-                1e3 * v if c.unit == "ms" and v is not None else v
-                for c, v in zip(shown, values, strict=True)
-            ]
+            cells = shown_cells(r, tables[0].rows, shown)
             fits = f"OOM at {r.first_oom_event:,}" if r.ooms else "yes"
             role = "" if r.role == "policy" else r.role
-            rows.append([role, r.policy, *scaled, fits if r.driver_seconds is not None else None])
+            rows.append([role, r.policy, *cells, fits if r.driver_seconds is not None else None])
         table("", ["", "policy", *(Column(c.heading, c.unit) for c in shown), "runs"], rows)
         return
     smallest = any(o.smallest_saved is not None for o in found)

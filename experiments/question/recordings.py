@@ -13,10 +13,10 @@ from pathlib import Path
 
 from ...traces.errors import ConfigError, did_you_mean
 from ...traces.pattern_recording import make_pattern
-from ...traces.requests import FITTED
-from ...traces.serving import WORKLOADS, make_workload
+from ...traces.serving import make_workload
 from ...traces.synthetic import PATTERNS
 from ..subject import Subject, load_subjects, subjects_of
+from ..workloads import drawn_requests
 from .question import TraceAsked
 
 _PIECE = 1 << 22
@@ -111,13 +111,14 @@ def _synthetic(asked: TraceAsked) -> list[Source]:
             if asked.workload in PATTERNS:
                 recording = make_pattern(asked.workload, asked.events, seed)
             else:
-                drawn = FITTED[asked.lengths].draw(asked.events // 256 + 64, seed)
+                drawn = drawn_requests(asked.lengths, asked.events, seed)
                 recording = make_workload(asked.workload, drawn, asked.events, seed)
             recording.name = asked.workload
             return subjects_of(recording, Path(asked.workload))
 
-        lengths = "" if asked.workload not in WORKLOADS or len(FITTED) == 1 else f" {asked.lengths}"
-        name = f"{asked.workload}{lengths}" + (f" seed {seed}" if len(asked.seeds) > 1 else "")
+        name = " ".join(filter(None, (asked.workload, asked.lengths))) + (
+            f" seed {seed}" if len(asked.seeds) > 1 else ""
+        )
         content = ", ".join(filter(None, parts))
         out.append(
             Source(name, Path(f"{asked.workload} ({content})"), f"made: {content}", None, load)

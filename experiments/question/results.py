@@ -12,7 +12,7 @@ from ...traces.whole_file import replacing
 from ..row import Row
 from .question import Question
 from .runner import Measured
-from .tables import page_latex, page_markdown
+from .tables import page_latex, page_markdown, parts
 
 RUNS, PAGE, LATEX, JOURNAL = "runs.csv", "tables.md", "tables.tex", "journal.jsonl"
 
@@ -25,10 +25,11 @@ def write_results(
     Raises:
         OSError: the folder cannot be written to.
     """
+    found = parts(question, tables)
     texts = {
         RUNS: runs_csv(question, tables),
-        PAGE: page_markdown(question, tables, costs),
-        LATEX: page_latex(question, tables, costs),
+        PAGE: page_markdown(question, found, costs),
+        LATEX: page_latex(question, found, costs),
     }
     for name, text in texts.items():
         with replacing(folder / name) as out:

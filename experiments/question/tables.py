@@ -212,10 +212,10 @@ def setting(question: Question, costs: str) -> str:
     )
 
 
-def page_markdown(question: Question, tables: Sequence[Measured], costs: str) -> str:
+def page_markdown(question: Question, found: Sequence[Part], costs: str) -> str:
     """The whole answer as a page of Markdown."""
     out = [f"# {question.question}", "", setting(question, costs), ""]
-    for part in parts(question, tables):
+    for part in found:
         out += [f"{'#' * part.level} {part.title}", ""]
         out += [part.caption, ""] if part.caption else []
         out += [*markdown_table(part.lines, part.bold), ""]
@@ -223,10 +223,10 @@ def page_markdown(question: Question, tables: Sequence[Measured], costs: str) ->
     return "\n".join(out)
 
 
-def page_latex(question: Question, tables: Sequence[Measured], costs: str) -> str:
+def page_latex(question: Question, found: Sequence[Part], costs: str) -> str:
     """All tables as LaTeX, with what must be said beside them as remarks; wants booktabs."""
     out = [latex_remark(question.question), latex_remark(setting(question, costs)), ""]
-    for part in parts(question, tables):
+    for part in found:
         out += [latex_remark(part.title)]
         out += [latex_remark(part.caption)] if part.caption else []
         out += latex_table(part.lines, part.bold)
