@@ -129,8 +129,8 @@ def page_of(report: dict[str, Any]) -> str:
     parts.append(
         f"""## Lines and compiling
 
-{lines["lines"]:,} different lines on {lines["recording"]} ({lines["events"]:,} events each) took
-{lines["seconds"]:.2f} s on {lines["threads"]} threads: {each:.2f} ms a line; on one thread
+{lines["lines"]:,} different lines on {lines["recording"]}, repeated to {lines["events"]:,} events,
+took {lines["seconds"]:.2f} s on {lines["threads"]} threads: {each:.2f} ms a line; on one thread
 {lines["seconds_on_one"]:.2f} s.
 
 A first `tightfit replay` takes {command["cold"]:.1f} s, most of it for compiling the kernel, once
