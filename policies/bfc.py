@@ -5,7 +5,9 @@ nearly twice what it asked for. Regions that are all free go back before it give
 
 Source: tensorflow/core/common_runtime/bfc_allocator.cc (2.7): AllocateRawInternal, FindChunkPtr,
 Extend, DeallocateFreeRegions; with allow_growth and one region per cudaMalloc.
-Differs: free regions are returned without first estimating whether that can be enough.
+Differs: free regions are returned without first estimating whether that can be enough. TensorFlow
+has no empty_cache: here it returns free regions too, and the regions after it grow from the first
+size again, for else every call would lead to another doubling.
 """
 
 from __future__ import annotations
@@ -24,13 +26,13 @@ from ..traces.jit import inline
 from ..traces.units import GiB, MiB
 
 FIRST_REGION, WASTE = 0, 1  # parameters
-TREE, REGION_BYTES, BACKPEDALLED = 0, 1, 2  # words of `own`
+TREE, REGION_BYTES, BACKPEDALLED, REFUSED = 0, 1, 2, 3  # words of `own`
 CHUNK = 256  # every size is a multiple
 
 
 def own(values: Mapping[str, int], lanes: int) -> int:
-    """A tree and two words."""
-    return 3
+    """A tree and three words."""
+    return 4
 
 
 @inline
@@ -61,7 +63,8 @@ def _extend(m, need):
                 break
             b = new_segment(m, TREE, size)
     if b != 0 and not increased:
-        m.own[REGION_BYTES] *= 2
+        # what is more than the device has decides nothing, and would overflow one day
+        m.own[REGION_BYTES] = 2 * min(m.own[REGION_BYTES], m.opt[CAPACITY] // 2)
     return b
 
 
@@ -74,6 +77,7 @@ def allocate(m, size, lane):
         b = _extend(m, need)
     if b != 0 and (m.size[b] >= 2 * need or m.size[b] - need >= m.param[WASTE]):
         cut(m, b, need, BY_SIZE)
+    m.own[REFUSED] = b == 0
     return b
 
 
@@ -82,7 +86,10 @@ def free(m, b):
 
 
 def trim(m):
-    return drop_whole_segments(m, TREE)
+    given = drop_whole_segments(m, TREE)
+    if given != 0 and m.own[REFUSED] == 0:  # empty_cache
+        m.own[REGION_BYTES] = 0
+    return given
 
 
 BFC = Mechanism(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from tightfit.policies.catalogue import MECHANISMS
 from tightfit.sim.device import Device
+from tightfit.sim.mechanism_replay import replay_mechanism
+from tightfit.sim.packing import pack
 
 from ..strategies import Script
 from .playing import GiB, KiB, MiB, peak, places, run_of
@@ -67,6 +69,31 @@ def test_bfc_returns_free_regions_before_it_gives_up() -> None:
     assert run.stats["num_ooms"] == 0
     assert run.stats["num_device_free"] == 1
     assert run.stats["reserved_bytes.all.current"] == 100 * MiB  # all there is
+
+
+def test_bfc_grows_from_its_first_region_again_after_empty_cache() -> None:
+    # A request of 3 MiB doubles the first region's 2 MiB to 4, however often all was given back.
+    script = Script()
+    for _ in range(70):  # more than a number has bits
+        script.free(script.malloc(3 * MiB))
+        script.empty_cache()
+    for device in (Device(), Device(24 * GiB)):
+        run = run_of("bfc", script, device)
+        assert peak(run) == 4 * MiB
+        assert run.stats["num_device_free"] == 70
+
+
+def test_bfc_regions_stop_doubling_at_what_the_device_has() -> None:
+    # A request that never fits makes it give its only region back, which the next one takes anew.
+    script = Script()
+    for _ in range(70):
+        script.malloc(200 * MiB)
+        script.free(script.malloc(MiB))
+    packed = pack(script.program())
+    run = replay_mechanism(packed, MECHANISMS["bfc"], {}, Device(100 * MiB), stop_at_oom=False)
+    assert run.stats["num_ooms"] == 70
+    assert run.stats["num_device_alloc"] == 70
+    assert peak(run) == 100 * MiB
 
 
 def test_cupy_asks_for_exactly_what_it_lacks_and_splits_whatever_fits() -> None:

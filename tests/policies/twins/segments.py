@@ -91,7 +91,7 @@ class CudaMallocAsync(Segments):
 
 
 class Bfc(Segments):
-    backpedalled = False
+    backpedalled = refused = False
     region = 0
 
     def extend(self, need: int) -> Block | None:
@@ -114,7 +114,7 @@ class Bfc(Segments):
                     break
                 block = self.new_segment(size)
         if block is not None and not increased:
-            self.region *= 2
+            self.region *= 2  # as TensorFlow has it; no number overflows here
         return block
 
     def allocate(self, size: int, lane: int) -> Block | None:
@@ -124,7 +124,14 @@ class Bfc(Segments):
             block.is_free = False
             if block.size >= 2 * need or block.size - need >= self.p["waste"]:
                 self.cut(block, need)
+        self.refused = block is None
         return block
+
+    def trim(self) -> int:
+        given = super().trim()
+        if given and not self.refused:
+            self.region = 0
+        return given
 
 
 class Buddy(Segments):
