@@ -57,7 +57,7 @@ def format_settings(settings: Settings, rules: Release) -> str:
     for name, value, default in (
         ("backend", settings.backend, "native"),
         ("large_segment_size_mb", _write_mb(settings.large_segment_size), "20"),
-        ("max_split_size_mb", _write_mb(settings.max_split_size), _write_mb(OFF)),
+        ("max_split_size_mb", _write_split(settings.max_split_size), ""),
         (
             "max_non_split_rounding_mb",
             _write_mb(settings.max_non_split_rounding),
@@ -101,6 +101,11 @@ def _write_mb(size: int) -> str:
     return str(size // MiB)
 
 
+def _write_split(size: int) -> str:
+    """The largest size in MiB is less than OFF, and means something else."""
+    return "" if size == OFF else _write_mb(size)
+
+
 def _write_number(value: float) -> str:
     return repr(float(value)).removesuffix(".0")
 
@@ -109,7 +114,8 @@ def _write_reserve(settings: Settings) -> str:
     if settings.reserve_fraction is not None:
         return _write_number(settings.reserve_fraction)
     if settings.reserve_bytes is not None:
-        return _write_number(settings.reserve_bytes / GiB) + "G"
+        # A parser ignores 0, but accepts part of a byte, which comes to the same.
+        return _write_number(max(settings.reserve_bytes, 0.5) / GiB) + "G"
     return ""
 
 

@@ -17,6 +17,8 @@ from .view import NEVER, History, completes_nothing
 MIN_BLOCK = 512
 SMALL_LIMIT = MiB  # rounded sizes up to this belong to the small pool
 SLACK_LIMIT = MiB  # a large block is split only if more than this remains
+MOST_DIGITS = 19  # of a 64-bit number
+MOST_DIVISIONS = 1 << 40  # more divide no block of any device
 
 
 @dataclass(frozen=True)
@@ -41,23 +43,25 @@ class Rounding:
 
     @classmethod
     def of(cls, settings: dict[str, Any], conf: str) -> Rounding:
-        """Read them from a recording's settings; what is absent has its default."""
+        """Read them from a recording's settings; what is absent or strange has its default."""
         keys = dict(
             part.replace(" ", "").split(":", 1) for part in conf.split(",") if part.count(":") == 1
         )
 
         def mebibytes(key: str, default: int) -> int:
             value = keys.get(key, "")
-            return int(value) * MiB if value.isdigit() else default
+            is_number = value.isascii() and value.isdecimal() and len(value) <= MOST_DIGITS
+            number = int(value) if is_number else 0
+            return min(number * MiB, NEVER) if number else default
 
         large = mebibytes("large_segment_size_mb", 20 * MiB)
         found = settings.get("roundup_power2_divisions")
         table = found if isinstance(found, dict) else {}
-        max_split = settings.get("max_split_size", -1)
+        divisions = [_whole(table.get(str(1 << i)), MOST_DIVISIONS) for i in range(16)]
         threshold = settings.get("garbage_collection_threshold", 0)
         return cls(
-            divisions=np.array([int(table.get(str(1 << i), 0)) for i in range(16)], np.int64),
-            max_split=max_split if isinstance(max_split, int) and max_split > 0 else NEVER,
+            divisions=np.array(divisions, np.int64),
+            max_split=_whole(settings.get("max_split_size"), NEVER) or NEVER,
             max_non_split=mebibytes("max_non_split_rounding_mb", large),
             large_segment=large,
             gc=isinstance(threshold, float) and threshold > 0,
@@ -81,6 +85,11 @@ class Rounding:
         step = np.maximum(floor // np.maximum(parts, 1), 1)
         stepped = np.where(size == floor, size, -(-size // step) * step)
         return np.where((parts > 1) & (size > MIN_BLOCK * parts), stepped, plain)
+
+
+def _whole(value: object, most: int) -> int:
+    """A whole number of 1 to `most`; 0 = something else was recorded, or nothing."""
+    return value if type(value) is int and 0 < value <= most else 0
 
 
 @dataclass

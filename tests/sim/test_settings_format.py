@@ -21,6 +21,9 @@ ALL = [release(name) for name in KNOWN]
         (" expandable_segments:True , max_split_size_mb:64.5,", "2.13",
          "max_split_size_mb:64,expandable_segments:True"),
         ("max_split_size_mb:-1,expandable_segments:False", "2.13", ""),
+        # the last before the bytes are those of no limit
+        ("max_split_size_mb:8796093022207", "2.13", "max_split_size_mb:8796093022207"),
+        ("max_split_size_mb:8796093022208", "2.13", ""),
         ("roundup_power2_divisions:[1:4,>:4]", "2.13", "roundup_power2_divisions:4"),
         ("roundup_power2_divisions:[1:2,2:4,>:4]", "2.13", "roundup_power2_divisions:[1:2,>:4]"),
         ("roundup_power2_divisions:[1:2,2:4,>:4]", "2.9", "roundup_power2_divisions:[1:2,2:4,>:4]"),
@@ -30,6 +33,8 @@ ALL = [release(name) for name in KNOWN]
          "large_segment_size_mb:32"),
         ("pinned_num_register_threads:8,backend:native", "2.13", ""),
         ("expandable_segments_reserve:40.0G", "2.15", "expandable_segments_reserve:40G"),
+        ("expandable_segments_reserve:1e-20G", "2.15",
+         "expandable_segments_reserve:4.656612873077393e-10G"),
         ("per_process_memory_fraction:0.0", "2.15", "per_process_memory_fraction:0"),
     ],
 )  # fmt: skip

@@ -7,6 +7,7 @@ from tightfit.sim.release import release
 from tightfit.sim.settings import Settings
 from tightfit.traces.history import lift
 from tightfit.traces.units import GiB, KiB, MiB
+from tightfit.traces.view import NEVER
 from tightfit.traces.warm_start import Rounding
 
 from .recorded import (
@@ -199,3 +200,23 @@ def test_strange_settings_read_as_their_defaults():
     read = Rounding.of(found, "large_segment_size_mb:x,,a:b:c")
     assert not read.divisions.any() and not read.expandable
     assert read.large_segment == 20 * MiB and read.round(np.array([1200])).tolist() == [1536]
+
+
+@pytest.mark.parametrize("strange", ["x", None, True, 4.0, -4, 10**30, [4]])
+def test_divisions_and_limits_that_are_no_numbers_of_any_use_read_as_their_defaults(strange):
+    found = {"roundup_power2_divisions": {"1": strange, "2": 4}, "max_split_size": strange}
+    read = Rounding.of(found, "")
+    assert read.divisions.tolist() == [0, 4, *[0] * 14] and read.max_split == NEVER
+
+
+@pytest.mark.parametrize(
+    "strange", ["\u00b2", "\u0664\u0668", "-48", "0", "4.8", "9" * 20, "9" * 9999]
+)
+def test_sizes_of_a_line_that_are_no_numbers_of_any_use_read_as_their_defaults(strange):
+    conf = f"large_segment_size_mb:{strange},max_non_split_rounding_mb:{strange}"
+    read = Rounding.of({}, conf)
+    assert read.large_segment == read.max_non_split == 20 * MiB
+
+
+def test_sizes_of_a_line_that_are_larger_than_any_number_stand_for_never():
+    assert Rounding.of({}, "max_non_split_rounding_mb:8796093022208").max_non_split == NEVER
