@@ -76,9 +76,10 @@ def _rewrite_long(trace: Path, out: Path, device: int | None, force: bool) -> Wr
 
     check_output(out, SUFFIX, force)
 
-    from ..traces.load import load
+    from ..traces.load import check_there, load
     from .long_made import write_recording
 
+    check_there(trace)
     announce_compiling(READER_SECONDS, loops=())
     n = write_recording(out, load(trace), device)
     return Written(trace.name, out.name, n, trace.stat().st_size, out.stat().st_size)
@@ -111,9 +112,10 @@ def rewrite(trace: Path, out: Path, force: bool = False, without_names: bool = F
 
     check_output(out, ".npz", force)
 
-    from ..traces.load import load
+    from ..traces.load import check_there, load
     from ..traces.store import save
 
+    check_there(trace)
     announce_compiling(READER_SECONDS, loops=())
     recording: Recording = load(trace)
     if without_names:

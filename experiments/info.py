@@ -6,19 +6,20 @@ import shlex
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from .options import READER_SECONDS, AsJson, TraceFile
+from .options import READER_SECONDS, AsJson, TraceOrLong
 
 if TYPE_CHECKING:
     from .summary import Summary
 
 
-def info(trace: TraceFile, as_json: AsJson = False) -> None:
+def info(trace: TraceOrLong, as_json: AsJson = False) -> None:
     """Say what was recorded: peaks, settings, what is missing."""
-    from ..traces.load import load
+    from ..traces.load import check_there, load
     from ..traces.long_trace import is_long
     from .screen import announce_compiling, emit_json
     from .summary import summarize
 
+    check_there(trace)
     announce_compiling(READER_SECONDS, loops=())
     # By the name the user knows it by: a stripped recording has none of its own.
     if is_long(trace):

@@ -10,13 +10,19 @@ import typer
 READER_SECONDS = 8  # what compiling the reader's kernels took
 MAIN_PATH_SECONDS = 10  # what compiling everything a command needs took at most
 
+UNITS = "bytes without a unit; GB = 10^9, GiB = 2^30"  # of every size on the command line
+_RECORDING = (
+    "A recording: a torch.cuda.memory._dump_snapshot() file, plain or .gz, our .npz, or another "
+    "tool's trace (profiler JSON, RMM or STAlloc log, CSV)"
+)
+
 TraceFile = Annotated[
+    Path, typer.Argument(metavar="TRACE", help=f"{_RECORDING}.", show_default=False)
+]
+TraceOrLong = Annotated[
     Path,
     typer.Argument(
-        metavar="TRACE",
-        help="A recording: a torch.cuda.memory._dump_snapshot() file, plain or .gz, our .npz, or "
-        "another tool's trace (profiler JSON, RMM or STAlloc log, CSV).",
-        show_default=False,
+        metavar="TRACE", help=f"{_RECORDING}; or a long trace, NAME.events.", show_default=False
     ),
 ]
 NpzFile = Annotated[
@@ -48,7 +54,7 @@ Capacity = Annotated[
     typer.Option(
         "--capacity",
         metavar="SIZE",
-        help="Memory of the simulated device, e.g. 24GiB (default: it never runs out).",
+        help=f"Memory of the simulated device, e.g. 24GiB; {UNITS} (default: it never runs out).",
         show_default=False,
     ),
 ]

@@ -163,6 +163,24 @@ def open_long_trace(path: Path) -> LongTrace:
         return open_long(path, advance)
 
 
+def refuse_long(path: Path, what: str) -> None:
+    """Refuse a long trace where a program must be in memory as a whole.
+
+    Args:
+        path: any file.
+        what: who needs it so.
+
+    Raises:
+        ConfigError: it is a long trace.
+    """
+    if is_long(path):
+        raise ConfigError(
+            f"{path.name}: found a long trace, whose events are never in memory as a whole, as "
+            f"{what} needs them; expected the recording it was made from, or the same workload "
+            "written as OUT.npz"
+        )
+
+
 def load_subjects(path: Path, device: int | None = None) -> list[Subject]:
     """Load the devices of a recording that have a history, or the one asked for.
 

@@ -47,7 +47,7 @@ def find_policy(text: str) -> tuple[str, AnyPolicy]:
         text: a name of the catalogue, or `path.py:Name`.
 
     Raises:
-        PolicyError: there is no such policy.
+        PolicyError: there is no such policy, or the name stands for more than one.
     """
     if is_user_file(text):
         path, name, params = split_words(text)
@@ -57,6 +57,18 @@ def find_policy(text: str) -> tuple[str, AnyPolicy]:
         return (f"{path}:{name}" if name else path), policy
     if text in POLICIES:
         return text, POLICIES[text]
+    name, _, params = text.partition(":")
+    if name in NATIVE:
+        raise PolicyError(
+            f"policy: {name} is PyTorch's own allocator, which declares no parameters: `tightfit "
+            "tune TRACE` without --policy tunes its settings line, and `tightfit prove` compares "
+            "its simulation with the allocator itself"
+        )
+    if name in PRESETS:
+        of, chosen = PRESETS[name]
+        raise PolicyError(f"policy: {name} is {of} with {chosen} and no more; expected {of}")
+    if name in POLICIES:
+        raise PolicyError(f"policy: found the parameters {params!r}, expected {name} alone")
     raise PolicyError(
         f"policy: found '{text}', expected path.py, path.py:Name or one of {', '.join(POLICIES)}"
         + did_you_mean(text, POLICIES)

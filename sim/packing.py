@@ -146,7 +146,12 @@ def pack(program: Program, keep_start: bool = True) -> Packed:
         program: what to pack.
         keep_start: start from the recorded layout; False = place its live allocations anew, in
             allocation order, as ordinary mallocs before the first op.
+
+    Raises:
+        ValueError: its ops are not in memory; `packed_long` packs such a program.
     """
+    if len(program.op) != program.n_ops:  # compiled code would read beyond them
+        raise ValueError("a long trace has no ops in memory that could be packed")
     n_start, n_allocs = program.n_start, len(program.request)
     events = np.empty(program.n_ops, np.int64)
     n_slots, most = _pack(

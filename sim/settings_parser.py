@@ -20,6 +20,7 @@ from ..traces.units import GiB, MiB
 from .c_numbers import U64, extract_double, to_double, to_int32_as_u64, to_u64
 from .release import Release
 from .settings import OFF, Settings
+from .settings_hints import meant_by
 from .settings_keys import BY_NAME, COUNT, DIVISIONS, FLAG, FRACTION, MIB, NAME, RESERVE, Key
 
 N_DIVISIONS = 16
@@ -160,7 +161,7 @@ class Parser:
         word = self.tokens[i]
         key = BY_NAME.get(word)
         if key is None:
-            near = did_you_mean(word, BY_NAME)
+            near = "" if meant_by(self.conf) else did_you_mean(word, BY_NAME)
             match = re.search("'(.*)'", near)
             if match and not BY_NAME[match[1]].known_to(self.rules):
                 near += f" That key exists from {BY_NAME[match[1]].since}"
@@ -201,7 +202,7 @@ class Parser:
 
     def refuse(self, key: str, why: str) -> NoReturn:
         where = "" if key in why else f"{key}: "
-        raise PolicyError(f"settings line '{self.conf}': {where}{why}")
+        raise PolicyError(f"settings line '{self.conf}': {where}{why}{meant_by(self.conf)}")
 
     # Values.
 

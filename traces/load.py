@@ -28,6 +28,22 @@ MAX_MEMBERS = 100_000  # of a gzip file; parallel packers write one per 64 KiB
 _PACKED, _UNPACKED = 64 * KiB, 4 * MiB  # read and unpacked at a time
 
 
+def check_there(*paths: Path) -> None:
+    """Refuse what cannot hold a recording before anything is compiled for it.
+
+    Raises:
+        TraceError: there is no such file, or it is a folder or empty.
+    """
+    for path in paths:
+        name = path.name
+        if path.is_dir():
+            raise TraceError(f"{name}: found a folder, expected a file; name one snapshot in it")
+        if not path.exists():
+            raise TraceError(f"{name}: found no such file in {_folder(path)}")
+        if path.is_file() and not path.stat().st_size:
+            raise _empty(name)
+
+
 def load(path: str | Path) -> Recording:
     """Load a recording.
 
@@ -43,9 +59,8 @@ def load(path: str | Path) -> Recording:
     """
     path = Path(path)
     name = path.name
-    if path.is_dir():
-        raise TraceError(f"{name}: found a folder, expected a file; name one snapshot in it")
     try:
+        check_there(path)
         with open(path, "rb") as file:
             head = file.read(_HEAD)
             size = path.stat().st_size
@@ -54,8 +69,8 @@ def load(path: str | Path) -> Recording:
                     f"{name}: found a long trace, which holds what a program asked for and nothing "
                     "else; expected a recording (info, replay, tune and compare read both)"
                 )
-            if not head:
-                raise TraceError(f"{name}: found an empty file, expected a memory snapshot")
+            if not head:  # a pipe, of which nothing shows it beforehand
+                raise _empty(name)
             if head[:2] == b"\x1f\x8b":
                 return _read(_gunzip(file, size, name), name)
             if head[:4] == b"PK\x03\x04" or head[:4] == b"PK\x05\x06":
@@ -65,8 +80,6 @@ def load(path: str | Path) -> Recording:
             # Mapped, not read: the pages stay the operating system's to give away.
             # Nor closed here: an error on its way out still holds arrays that look into it.
             return _read_snapshot(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), name)
-    except FileNotFoundError:
-        raise TraceError(f"{name}: found no such file in {_folder(path)}") from None
     except OSError as error:
         raise TraceError(f"{name}: cannot be read: {error.strerror or error}") from None
 
@@ -102,6 +115,10 @@ def _read_foreign(head: bytes, chunks: Iterator[bytes], name: str) -> Recording:
     if found is None:
         raise _no_recording(head[:_HEAD], name)
     return found
+
+
+def _empty(name: str) -> TraceError:
+    return TraceError(f"{name}: found an empty file, expected a memory snapshot")
 
 
 def _folder(path: Path) -> str:
@@ -172,6 +189,11 @@ def _open_zip(path: Path, size: int) -> Recording:
                 )
             return _read(_unzip(archive, members[0], size, name), name)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        if not zipfile.is_zipfile(path):
+            raise TraceError(
+                f"{name}: found the beginning of a zip archive and in {size:,} bytes no end; is it "
+                "cut short? Copy it again"
+            ) from None
         raise TraceError(f"{name}: the zip archive is damaged or unusual: {error}") from None
 
 

@@ -40,9 +40,36 @@ def parse_bytes(text: str, where: str = "size") -> int:
     return value
 
 
+def parse_memory(text: str, where: str) -> int:
+    """Parse memory of a GPU: as `parse_bytes`, but a few bytes are taken for a forgotten unit.
+
+    Raises:
+        ConfigError: the text is not a positive size, or a number below 1 MiB without a unit.
+    """
+    size = parse_bytes(text, where)
+    meant = with_its_unit(text, size)
+    if meant:
+        raise ConfigError(
+            f"{where}: found {size:,} bytes, expected memory of a GPU; did you mean {meant}?"
+        )
+    return size
+
+
+def with_its_unit(text: str, size: int) -> str:
+    """What was meant by memory of a GPU that would be a few bytes for want of a unit; else ""."""
+    number = text.strip()
+    if size >= MiB or number[-1].isalpha():
+        return ""
+    return number + ("GiB" if size < 1024 else "MiB")  # as on a data sheet; as in nvidia-smi
+
+
 def exact_bytes(size: int) -> str:
-    """Write a size without loss, as `parse_bytes` reads it, in the largest unit that divides it."""
-    for unit, name in ((GiB, "GiB"), (MiB, "MiB"), (KiB, "KiB")):
+    """Write a size without loss, as `parse_bytes` reads it, in the largest unit that divides it.
+
+    Decimal units are for what binary ones of a MiB and more do not divide, such as 80GB.
+    """
+    units = ((GiB, "GiB"), (MiB, "MiB"), (10**9, "GB"), (10**6, "MB"), (KiB, "KiB"))
+    for unit, name in units:
         if size and size % unit == 0:
             return f"{size // unit}{name}"
     return f"{size}"

@@ -15,7 +15,7 @@ from ...policies.user_file import is_user_file, split_words
 from ...sim.packing import pack
 from ...traces.units import GiB
 from ..policy_check import Report, check_policy
-from ..subject import load_subjects
+from ..subject import load_subjects, refuse_long
 
 # Of the device on which recordings are tried: more than any has, and little enough for the
 # reservations of expandable segments, which are as large, to fit into the addresses there are.
@@ -34,8 +34,11 @@ def check_live(text: str, traces: Sequence[Path], operations: int) -> Report:
     Raises:
         PolicyError: there is no such policy, or it cannot run live.
         TraceError: a recording cannot be read.
+        ConfigError: it is a long trace.
     """
     setting = setting_of(text)
+    for path in traces:
+        refuse_long(path, "live --check")
     subjects = [subject for path in traces for subject in load_subjects(path)]
     report = replace(_contract(text, setting.policy, operations), policy=text)
     if not report.holds:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..options import MAIN_PATH_SECONDS, AsJson, CudaBuild, Force, StandIn
+from ..options import MAIN_PATH_SECONDS, UNITS, AsJson, CudaBuild, Force, StandIn
 
 if TYPE_CHECKING:
     from ..policy_check import Report
@@ -62,7 +62,8 @@ def live(
         typer.Option(
             "--capacity",
             metavar="SIZE",
-            help="What it may hold of each device, e.g. 40GiB (default: 95% of what is free).",
+            help=f"What it may hold of each device, e.g. 40GiB; {UNITS} (default: 95% of what is "
+            "free).",
             show_default=False,
         ),
     ] = None,
@@ -293,9 +294,11 @@ def _write(out: Path, document: dict[str, Any]) -> None:
 
 
 def _check(policy: str, traces: list[Path], operations: int, as_json: bool) -> None:
+    from ...traces.load import check_there
     from ..screen import announce_compiling, emit_json
     from .check import check_live
 
+    check_there(*traces)
     announce_compiling(MAIN_PATH_SECONDS)
     report = check_live(policy, traces, operations)
     if as_json:

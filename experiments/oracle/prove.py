@@ -110,16 +110,17 @@ def prove(
     from .fuzz import Proof, fuzz
     from .ledger import append, next_seed, read
     from .releases import answer, prove_each
-    from .wheels import RELEASES
+    from .wheels import RELEASES, check_asked
 
-    announce_compiling(MAIN_PATH_SECONDS)
     if seconds is None and events is None:
         seconds = SECONDS
     versions: list[str] = (
         list(RELEASES) if torch == "all" else [v.strip() for v in torch.split(",")]
     )
-    for version in versions:
-        release(version)  # known, before anything is said to begin
+    for version in versions:  # before anything is said to begin
+        release(version)
+        check_asked(version)
+    announce_compiling(MAIN_PATH_SECONDS)
     if predictions is not None:
         from .predictions import run_predictions
 

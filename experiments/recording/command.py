@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ...traces.capture_hook import ENTRIES
 from ..options import READER_SECONDS, AsJson, CudaBuild, Force, StandIn
 
 if TYPE_CHECKING:
@@ -90,7 +91,8 @@ def record(
             "--ranks",
             metavar="N",
             min=0,
-            help="Start so many copies as ranks of one group, a device and a file each.",
+            help="Start so many copies as ranks of one group, a device and a file each; not with "
+            "--fake.",
             show_default=False,
         ),
     ] = 0,
@@ -103,7 +105,7 @@ def record(
             "--entries",
             metavar="N",
             min=1000,
-            help="Keep only the newest N entries of each device.",
+            help=f"Keep only the newest N entries of each device (default: {ENTRIES:,}).",
             show_default=False,
         ),
     ] = None,

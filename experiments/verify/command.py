@@ -67,13 +67,15 @@ def verify(
 ) -> None:
     """Put a prediction to PyTorch's own allocator on a GPU.
 
-    Without a device only V0 is done: does the release's parser accept the lines? Exit code 1: the
-    verdict is not "confirmed".
+    In four stages: V0, the release accepts the lines; V1, every event happens where predicted; V2,
+    every counter is the predicted one; V2b, so is the smallest memory limit. Without a device only
+    V0 is done. Exit code 1: the verdict is not "confirmed".
     """
     from ...traces.errors import ConfigError
-    from ...traces.load import load
+    from ...traces.load import check_there
     from ..outfile import make_folder
     from ..screen import announce_compiling, emit_json, say, suggest, verdict, warn
+    from ..subject import refuse_long
     from .check_trace import NoDevice, check_trace
     from .explain import TEXT
     from .lines import write_plan
@@ -89,9 +91,12 @@ def verify(
         return
     if trace is None:
         raise ConfigError("the recording is missing: tightfit verify TRACE")
-    if not trace.is_file():
-        load(trace)  # says what is there instead
+    check_there(trace)
+    refuse_long(trace, "verify")
+    # A plan needs no machine; whoever asked for one hears what is wrong with it before the search.
+    machine = find_machine(None if plan else stand_in, torch)
     make_folder(out)
+    announce_compiling(MAIN_PATH_SECONDS)
     lines = choose_lines(trace, conf, None if plan else plan_path(out, trace), torch)
     if plan:
         path = plan_path(out, trace)
@@ -102,8 +107,6 @@ def verify(
         verdict(f"{path}: {len(lines)} lines")
         suggest(f"tightfit verify {trace} -o {out}")
         return
-    machine = find_machine(stand_in, torch)
-    announce_compiling(MAIN_PATH_SECONDS)
     try:
         sheet = check_trace(trace, lines, machine, out / "pieces", Clock(budget), device, warn)
     except NoDevice as error:

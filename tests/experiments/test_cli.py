@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from tightfit.experiments import cli, screen, summary
 from tightfit.traces.errors import TraceError
+from tightfit.traces.jit import JIT
 from tightfit.traces.recording import Finding
 
 from .story import dump, snapshot
@@ -69,6 +70,46 @@ def test_a_first_run_says_that_it_compiles(story: Path, tmp_path: Path) -> None:
     warm = run("info", str(story), "--json", NUMBA_CACHE_DIR=str(tmp_path), NUMBA_DISABLE_JIT="0")
     assert warm.stderr == ""
     assert warm.stdout == cold.stdout
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["info"], ["check"], ["replay"], ["tune"], ["compare"], ["explain"], ["verify"],
+     ["live", "--policy", "best_fit", "--check"], ["convert"], ["strip"]],
+    ids=lambda words: words[0],
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["nosuch.pickle", "folder", "empty.pickle"])
+def test_nothing_is_compiled_for_what_cannot_be_a_recording(
+    words: list[str], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    if words[0] == "live" and not JIT:
+        pytest.skip("live runs compiled code")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "empty.pickle").touch()
+    monkeypatch.setattr(screen, "announce_compiling", lambda *_, **__: pytest.fail("announced"))
+    out = ["out.npz"] if words[0] in ("convert", "strip") else []
+    assert cli.main([*words, name, *out]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"tightfit: {name}: found ")
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        *((command, "NAME.events") for command in ("info", "check", "replay", "tune", "compare")),
+        *((command, "GB = 10^9, GiB = 2^30") for command in ("replay", "explain", "live")),
+        ("explain", "default: what a recorded run could have that ran out of it"),
+        ("verify", "V0, the release accepts the lines"),
+        ("record", "a file each; not with --fake"),
+        ("record", "(default: 20,000,000)"),
+    ],
+)
+def test_help_says_what_is_read_and_what_holds_without_an_option(
+    command: str, words: str, capsys: Any
+) -> None:
+    assert cli.main([command, "--help"]) == 0
+    assert words in " ".join(capsys.readouterr().out.split())
 
 
 def test_version(capsys: Any) -> None:

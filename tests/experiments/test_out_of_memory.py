@@ -105,6 +105,8 @@ def test_no_line_is_offered_where_none_fits(capsys: Any) -> None:
 
 
 @pytest.mark.interpreted
-@pytest.mark.parametrize("size", [0, 1, 1023, 1 << 10, 3 << 20, (1 << 30) + 1, 6 << 30])
+@pytest.mark.parametrize(
+    "size", [0, 1, 1023, 1 << 10, 3 << 20, (1 << 30) + 1, 6 << 30, 16 * 10**6, 80 * 10**9]
+)
 def test_exact_bytes_are_read_back_as_they_were(size: int) -> None:
     assert size == 0 or parse_bytes(exact_bytes(size)) == size

@@ -137,6 +137,8 @@ def test_list_names_every_policy_with_its_parameters() -> None:
 def test_wrong_words_are_answered(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["policy", "check", "best_fitt"]) == 2
     assert "did you mean 'best_fit'" in capsys.readouterr().err
+    assert main(["policy", "check", "pytorch"]) == 2
+    assert "`tightfit prove` compares its simulation with" in capsys.readouterr().err
     assert main(["policy", "check", "nowhere.py"]) == 2
     assert "nowhere.py" in capsys.readouterr().err
     assert main(["policy", "chekc"]) == 2

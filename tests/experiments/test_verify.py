@@ -86,7 +86,11 @@ def test_without_a_device_the_parser_s_answer_is_all_there_is(
     assert document["verdict"] == "V0 only" and "no_such_key:1" in document["refused"]
 
 
-def test_bad_words_are_one_message_and_leave_nothing(tmp_path: Path, capsys: Any) -> None:
+def test_bad_words_are_one_message_and_leave_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    searched = "tightfit.experiments.verify.command.choose_lines"
+    monkeypatch.setattr(searched, lambda *_: pytest.fail("lines were searched first"))
     out, file = tmp_path / "v", tmp_path / "file"
     file.write_text("")
     trace = str(DATA / "mlp_train.npz")
@@ -96,6 +100,7 @@ def test_bad_words_are_one_message_and_leave_nothing(tmp_path: Path, capsys: Any
         ([trace, "-o", str(file)], "file: found a file, expected a folder to write to"),
         ([trace, "-o", str(file / "v")], "v: cannot be made: Not a directory"),
         ([trace, "-o", str(out), "--budget", "-5"], "--budget"),
+        ([trace, "-o", str(out), "--stand-in", "h100"], "did you mean 'h100-80g'?"),
     ):
         assert cli.main(["verify", *words]) == 2
         error = capsys.readouterr().err

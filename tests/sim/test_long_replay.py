@@ -137,6 +137,13 @@ def test_every_policy_that_is_told_nothing_gives_the_same(tmp_path: Path) -> Non
             assert (a.first_oom_op, a.first_oom_bytes) == (b.first_oom_op, b.first_oom_bytes)
 
 
+def test_ops_that_are_not_in_memory_are_never_packed(tmp_path: Path) -> None:
+    """Compiled code checks no index: it would read what lies behind the arrays."""
+    long = long_of(make.random_program(1, 50), tmp_path, True, 10)
+    with pytest.raises(ValueError, match="no ops in memory"):
+        pack(long.program)
+
+
 def test_events_of_a_long_trace_are_refused(tmp_path: Path) -> None:
     long = long_of(make.random_program(1, 50), tmp_path, True, 10)
     with pytest.raises(ValueError, match="long trace"):

@@ -248,6 +248,30 @@ def test_a_refusal_says_what_was_found_and_what_is_accepted(line, version, words
     assert f"'{line}'" in str(refusal.value)
 
 
+@pytest.mark.parametrize("rules", [release("2.8"), ALL[-1]], ids=lambda r: r.name)
+@pytest.mark.parametrize(
+    "line, left, meant",
+    [
+        ("PYTORCH_CUDA_ALLOC_CONF=backend:native", "PYTORCH_CUDA_ALLOC_CONF=", "backend:native"),
+        ("export PYTORCH_ALLOC_CONF='backend:native'", "export PYTORCH_ALLOC_CONF=",
+         "backend:native"),
+        ("PYTORCH_CUDA_ALLOC_CONF=backend=native", "PYTORCH_CUDA_ALLOC_CONF=", "backend:native"),
+        ("'backend:native'", "", "backend:native"),
+        ("max_split_size_mb=128", "", "max_split_size_mb:128"),
+        ("backend:native, max_split_size_mb=128", "", "backend:native, max_split_size_mb:128"),
+    ],
+)  # fmt: skip
+def test_a_line_that_was_copied_or_written_otherwise_is_refused_with_what_was_meant(
+    line, left, meant, rules
+):
+    with pytest.raises(PolicyError) as refusal:
+        parse_settings(line, rules)
+    hint = f"; leave off '{left}'" if left else ""
+    assert str(refusal.value).endswith(f"{hint}; did you mean '{meant}'?")
+    assert str(refusal.value).count("did you mean") == 1
+    parse_settings(meant, rules)
+
+
 @pytest.mark.parametrize(
     "line, version, words",
     [

@@ -324,7 +324,7 @@ def test_files_that_hold_no_recording_get_one_clear_message(tmp_path):
         packed[:-9]: "cut short", packed[:30] + b"\xff" * 40 + packed[70:]: "damaged",
         gzip.compress(b""): "nothing inside", gzip.compress(b"{}"): "JSON",
         gzip.compress(bytes(1 << 26)): "starts with 00", two.getvalue(): "archive of 2 files",
-        two.getvalue()[:-40]: "damaged", pickle.dumps({"segments": []}, 0): "protocol 0 or 1",
+        two.getvalue()[:-40]: "cut short", pickle.dumps({"segments": []}, 0): "protocol 0 or 1",
         b"\x80\x09.": "protocol 9",
     }  # fmt: skip
     for raw, expected in cases.items():
