@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import PurePath
 from typing import Any
 
 from ..sim.device import Device
@@ -13,15 +14,17 @@ from .outcome import Outcome
 from .recommend import WORTH
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Shown:
     """One line's result, worst case over the subjects; simulated.
 
     Attributes:
         conf: the settings line.
         peak_reserved_bytes: greatest over the subjects, on a device that never runs out.
+        each_peak_bytes: the same of each.
         waste: greatest share of the peak that was not asked for.
         min_capacity_bytes: smallest device on which every subject runs without OOM; None = none.
+        min_capacity_proven: no smaller one is large enough; every size was tried.
         sure_capacity_bytes: from here on every subject runs on every size tried: between the
             smallest and the peak some may fail.
         device_allocs, device_frees, alloc_retries: sums over the subjects.
@@ -33,9 +36,11 @@ class Shown:
 
     conf: str
     peak_reserved_bytes: int
+    each_peak_bytes: tuple[int, ...]
     waste: float
-    min_capacity_bytes: int | None
-    sure_capacity_bytes: int | None
+    min_capacity_bytes: int | None = None
+    min_capacity_proven: bool = False
+    sure_capacity_bytes: int | None = None
     device_allocs: int
     device_frees: int
     alloc_retries: int
@@ -44,7 +49,7 @@ class Shown:
     smallest_retries: int | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ShownFirst(Shown):
     """The default's result for a program that allocates and frees one block before anything else.
 
@@ -68,6 +73,10 @@ class TraceResult:
     bound_bytes: int
     default: Outcome
     best: Outcome
+
+    @property
+    def name(self) -> str:
+        return PurePath(self.trace).name
 
 
 @dataclass(frozen=True)
@@ -116,10 +125,19 @@ class Answer:
         return self.best.conf != ""
 
     def needed(self, shown: Shown) -> int:
-        """What counts of a line: the smallest device, its others left out, or the peak."""
+        """What counts of a line: the smallest device, its others left out, or the peak.
+
+        Of several recordings the peak of the one that the default wastes most on, relatively: what
+        lines are ranked by.
+        """
         if self.smallest and shown.min_capacity_bytes is not None:
             return shown.min_capacity_bytes - self.gpu.other_bytes
-        return shown.peak_reserved_bytes
+        return shown.each_peak_bytes[self._judged]
+
+    @property
+    def _judged(self) -> int:
+        wastes = [t.default.peak_reserved_bytes / max(1, t.bound_bytes) for t in self.per_trace]
+        return wastes.index(max(wastes))
 
     @property
     def saved_bytes(self) -> int:
@@ -160,7 +178,12 @@ class Answer:
                 f"{self.best.conf} runs on {format_bytes(least)}, "
                 f"{format_bytes(self.saved_bytes)} or {share:.1%} less than the default (simulated)"
             )
-        return f"{self.best.conf} saves {format_bytes(self.saved_bytes)}, {share:.1%} (simulated)"
+        where = ""
+        if len(self.per_trace) > 1:
+            judged = self.per_trace[self._judged]
+            where = f" on {judged.name}, which the default wastes most on"
+        saved = format_bytes(self.saved_bytes)
+        return f"{self.best.conf} saves {saved}, {share:.1%}{where} (simulated)"
 
     @property
     def what(self) -> str:
@@ -170,7 +193,8 @@ class Answer:
     @property
     def words(self) -> list[str]:
         """Why, in plain sentences."""
-        waste = self.needed(self.default) - self.bound_bytes
+        held = self.bound_bytes if self.smallest else self.per_trace[self._judged].bound_bytes
+        waste = self.needed(self.default) - held
         out = []
         if self.fails and self.gpu.capacity_bytes is not None:
             room = self.gpu.capacity_bytes - self.gpu.other_bytes
@@ -180,8 +204,7 @@ class Answer:
                     f"at once, {format_bytes(self.bound_bytes - room)} more than there is."
                 )
             else:
-                least = self.best.min_capacity_bytes
-                works = f"; the smallest GPU that works is {format_bytes(least)}" if least else ""
+                works = self._least_words()
                 out.append(
                     f"Fragmentation: the program holds {format_bytes(self.bound_bytes)} at once, "
                     "which would fit, but under every line tried live blocks stand in the way"
@@ -198,7 +221,7 @@ class Answer:
                 f"{'allowed' if self.without else 'tried'} saves more than {WORTH:.0%} of it all."
             )
         elif self.saved_bytes > 0:
-            left = self.needed(self.best) - self.bound_bytes
+            left = self.needed(self.best) - held
             out.append(
                 f"It saves {format_bytes(self.saved_bytes)} of the {format_bytes(waste)} that the "
                 f"default wastes; {format_bytes(left)} of waste remain."
@@ -208,6 +231,12 @@ class Answer:
             out.append(
                 f"On so little memory it gives its cache back {_times(retries)}, and waits for the "
                 "GPU."
+            )
+        bisected = [s for _, s in self.rows() if s.min_capacity_bytes and not s.min_capacity_proven]
+        if bisected:
+            lines = " and ".join(s.conf or "the default" for s in bisected)
+            out.append(
+                f"The smallest GPU under {lines} is bisected: not every smaller size was tried."
             )
         least, sure = self.best.min_capacity_bytes, self.best.sure_capacity_bytes
         if least is not None and sure is not None and sure > least and not self.fails:
@@ -225,6 +254,17 @@ class Answer:
             )
         if len(self.per_trace) > 1:
             out.append("Each column shows the worst of the recordings; calls and retries are sums.")
+            peaks = [
+                (t.name, t.default.peak_reserved_bytes, t.best.peak_reserved_bytes)
+                for t in self.per_trace
+            ]
+            grown = [
+                f"{name} (by {format_bytes(now - was)})"
+                for name, was, now in peaks
+                if now > (1 + WORTH) * was
+            ]
+            if grown:
+                out.append(f"It reserves more than the default on {', '.join(grown)}.")
         if self.recorded and self.recorded.conf == self.best.conf and not self.fails:
             out.append("The recorded program ran with this line already: keep it.")
         if self.unrestricted and self.unrestricted.conf != self.best.conf:
@@ -239,6 +279,16 @@ class Answer:
                 "The same command goes on from here."
             )
         return out
+
+    def _least_words(self) -> str:
+        """Which of the lines shown runs on least, where none runs on what there is."""
+        able = [s for _, s in self.rows() if s.min_capacity_bytes is not None]
+        if not able:
+            return ""
+        least = min(able, key=lambda s: s.min_capacity_bytes or 0)
+        size = format_bytes(least.min_capacity_bytes or 0)
+        seek = "" if self.smallest else "; --smallest seeks the line that runs on least"
+        return f"; of those shown {least.conf or 'the default'} runs on least, {size}{seek}"
 
     def rows(self) -> list[tuple[str, Shown]]:
         """The lines of the table, each with its role; equal lines once."""
@@ -268,6 +318,7 @@ class Answer:
             "torch": self.rules.name,
             "torch_found": self.rules_words,
             "capacity_bytes": self.gpu.capacity_bytes,
+            "smallest": self.smallest,
             "other_bytes": self.gpu.other_bytes,
             "default": self.default,
             "recorded": self.recorded or self.default,
@@ -280,6 +331,7 @@ class Answer:
             "behaviours": self.behaviours,
             "interrupted": self.interrupted,
             "traces": self.per_trace,
+            "recorded_peak_bytes": self.recorded_peak_bytes or None,
             "findings": self.findings,
         }
 

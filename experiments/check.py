@@ -8,23 +8,27 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from .options import MAIN_PATH_SECONDS, AsJson, Torch, TraceFile
+from .options import MAIN_PATH_SECONDS, AsJson, Torch, TraceOrLong
 
 if TYPE_CHECKING:
     from .exactness import Exactness
     from .subject import Subject
 
 
-def check(trace: TraceFile, torch: Torch = None, as_json: AsJson = False) -> None:
+def check(trace: TraceOrLong, torch: Torch = None, as_json: AsJson = False) -> None:
     """Replay as recorded and compare every address."""
+    from ..traces.load import check_there
+    from .asked_device import torch_words
     from .screen import announce_compiling, emit_json, note, say, suggest, table, verdict
     from .subject import find_release, load_subjects
 
+    check_there(trace)
     announce_compiling(MAIN_PATH_SECONDS)
     subjects = load_subjects(trace)
     fit = find_release(subjects, torch)
     exact = all(e.is_exact for e in fit.exactness)
     complete = all(e.complete for e in fit.exactness)
+    settings = subjects[0].recorded_settings(fit.rules)[0].conf
     refused = [f for s in subjects for f in s.recorded_settings(fit.rules)[1]]
     findings = [*refused, *(f for s in subjects for f in s.program.findings)]
     compared = not all(e.is_empty for e in fit.exactness)
@@ -46,15 +50,16 @@ def check(trace: TraceFile, torch: Torch = None, as_json: AsJson = False) -> Non
                 "compared": compared,
                 "torch": fit.rules.name,
                 "torch_found": fit.words,
-                "conf": subjects[0].recording.conf,
+                "conf": settings,
                 "devices": devices,
                 "findings": findings,
             }
         )
     else:
+        then = f"tightfit tune {shlex.quote(str(trace))}{torch_words(torch)}"
         verdict(line)
         if not compared:
-            _show_nothing(subjects, shlex.quote(str(trace)))
+            _show_nothing(subjects, then)
             return
         columns = ["device", "allocations", "exact", "driver calls", "exact", "final state"]
         rows = [
@@ -70,13 +75,13 @@ def check(trace: TraceFile, torch: Torch = None, as_json: AsJson = False) -> Non
         ]
         table("", columns, rows)
         say(f"rules: {fit.words}")
-        say(f"settings: {subjects[0].recording.conf or '(default)'}")
+        say(f"settings: {settings or '(default)'}")
         for e in fit.exactness:
             if e.divergence:
                 say(f"device {e.device}, first difference: {e.divergence}")
         say(_what_it_means(exact, complete))
         note(findings)
-        suggest(f"tightfit tune {shlex.quote(str(trace))}")
+        suggest(then)
     if not exact:
         raise typer.Exit(1)
 
@@ -92,7 +97,7 @@ def _not_exact(found: list[Exactness]) -> str:
     return f"NOT EXACT: every recorded address is reproduced, but {what}"
 
 
-def _show_nothing(subjects: list[Subject], path: str) -> None:
+def _show_nothing(subjects: list[Subject], then: str) -> None:
     from .screen import note, say, suggest
 
     say(
@@ -101,7 +106,7 @@ def _show_nothing(subjects: list[Subject], path: str) -> None:
         "tell."
     )
     note([f for s in subjects for f in s.program.findings])
-    suggest(f"tightfit tune {path}")
+    suggest(then)
 
 
 def _what_it_means(exact: bool, complete: bool) -> str:

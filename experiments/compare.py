@@ -26,7 +26,11 @@ if TYPE_CHECKING:
 def compare(
     traces: Annotated[
         list[Path],
-        typer.Argument(metavar="TRACE...", help="Recordings to compare on.", show_default=False),
+        typer.Argument(
+            metavar="TRACE...",
+            help="Recordings to compare on, NAME.events too.",
+            show_default=False,
+        ),
     ],
     policy: Annotated[
         list[str] | None,
@@ -68,6 +72,7 @@ def compare(
     from ..policies.contender import names
     from ..sim.costs import costs_words, read_costs
     from ..traces.errors import ConfigError
+    from ..traces.load import check_there
     from ..traces.units import format_bytes
     from .asked_device import parse_device
     from .comparison import (
@@ -87,6 +92,7 @@ def compare(
     gpu = parse_device(capacity, other)
     costs = None if driver_costs is None else read_costs(driver_costs)
     costs_from = costs_words() if costs is None else costs_words(costs, str(driver_costs))
+    check_there(*traces)
     announce_compiling(MAIN_PATH_SECONDS + POLICY_SECONDS * len(policy or names()), BESIDE_PLAIN)
     subjects = [s for path in traces for s in load_subjects(path, device)]
     fit = find_release(subjects, torch)
@@ -98,7 +104,7 @@ def compare(
     steps = (len(chosen) + (packing > 0)) * len(subjects)
     with progress(steps, "comparing") as advance:
         compared = compare_all(subjects, chosen, gpu, advance, packing, costs, smallest)
-    findings = notes_on_recordings(subjects)
+    findings = [*left_out, *notes_on_recordings(subjects)]
     room = gpu.capacity_bytes
     setting = f"torch {fit.rules.name} · " + (format_bytes(room) if room else "unlimited memory")
     setting += f", {format_bytes(gpu.other_bytes)} of it others'" if gpu.other_bytes else ""
@@ -121,10 +127,11 @@ def compare(
         print(comma_separated(compared), end="")
     elif as_markdown or as_latex:
         columns = columns_of(WRITTEN, smallest)
-        print((markdown if as_markdown else latex)(compared, setting, columns), end="")
+        form = markdown if as_markdown else latex
+        print(form(compared, setting, columns, [f.text for f in left_out]), end="")
     else:
         _show(compared, gpu, fit.words, costs_from, smallest)
-        note([*notes_on_mismatches(compared), *left_out, *findings])
+        note([*notes_on_mismatches(compared), *findings])
     if all(t.best is None for t in compared):
         raise typer.Exit(1)
 
@@ -164,6 +171,7 @@ def _verdict(compared: list[TraceRows], gpu: Device) -> str:
     from collections import Counter
 
     from ..traces.units import format_bytes
+    from .screen import rounded
 
     room = "" if gpu.capacity_bytes is None else f" on {format_bytes(gpu.capacity_bytes)}"
     best = [t.best for t in compared]
@@ -178,6 +186,11 @@ def _verdict(compared: list[TraceRows], gpu: Device) -> str:
     if base.peak_reserved_bytes is None:
         return f"{words}; {base.policy} runs out of memory (simulated)"
     if least.role == "baseline":
-        return f"{words}; no policy is better than the baseline (simulated)"
+        size = format_bytes(least.peak_reserved_bytes)
+        told = [r.peak_reserved_bytes for r in compared[0].rows if r.role == "told" and not r.ooms]
+        who = "no policy"
+        if any(peak is not None and peak < least.peak_reserved_bytes for peak in told):
+            who += " that is told nothing beforehand"
+        return f"{who} reserves less than {base.policy}{room}: {size} (simulated)"
     saved = 1 - least.peak_reserved_bytes / base.peak_reserved_bytes
-    return f"{words}, {saved:.1%} less than {base.policy} (simulated)"
+    return f"{words}, {rounded(100 * saved, 1)}% less than {base.policy} (simulated)"

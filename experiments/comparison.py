@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import PurePath
 from threading import Lock
 
@@ -14,8 +14,9 @@ from ..sim.release import Release
 from ..traces.errors import ConfigError
 from ..traces.recording import Finding
 from ..traces.units import format_bytes
-from .row import Row, bound_rows, min_capacity, packing_row, row_of
+from .row import Row, bound_rows, packing_row, row_of, smallest_of
 from .share_out import share_out
+from .smallest import CAPACITY_STEP, with_smallest
 from .subject import Subject
 
 SECONDS = 2.0  # for the search of one recording's packing, unless the user says otherwise
@@ -23,7 +24,10 @@ SECONDS = 2.0  # for the search of one recording's packing, unless the user says
 
 @dataclass(frozen=True)
 class TraceRows:
-    """All rows of one device of one recording: bounds, then policies, the least memory first."""
+    """All rows of one device of one recording: bounds, then policies, the least memory first.
+
+    Of those that reserve the same the baseline comes first.
+    """
 
     trace: str
     device: int
@@ -93,7 +97,7 @@ def compare_all(
         advance: called after each policy and each packing.
         packing_seconds: for the search of each recording's packing; 0 = no such row.
         costs: what the driver's calls take; None = the shipped table.
-        smallest: find the smallest device of each, too; a dozen replays more.
+        smallest: find the smallest device of each, too.
     """
     packed = [s.anew if s.is_warm else s.kept for s in subjects]
     bounds = [bound_rows(p) for p in packed]
@@ -108,7 +112,7 @@ def compare_all(
         bound = bounds[k][0].peak_reserved_bytes or 0
         row = row_of(subjects[k], policy, gpu, run, bound, costs)
         if smallest:
-            row = replace(row, min_capacity_bytes=min_capacity(policy, packed[k], gpu))
+            row = with_smallest(row, smallest_of(policy, packed[k], gpu))
         with lock:
             measured[k].append(row)
             advance()
@@ -117,7 +121,8 @@ def compare_all(
     place = {policy.label: k for k, policy in enumerate(policies)}
     out = []
     for k, subject in enumerate(subjects):
-        measured[k].sort(key=lambda r: place[r.policy])  # equals stand as they were asked for
+        # equals stand as they were asked for, behind the baseline: who is no better does not win
+        measured[k].sort(key=lambda r: (r.role != "baseline", place[r.policy]))
         rows = sorted(measured[k], key=lambda r: (r.ooms, r.peak_reserved_bytes or 0))
         if packing_seconds > 0:
             bounds[k].append(packing_row(packed[k], packing_seconds, bounds[k][0]))
@@ -159,7 +164,29 @@ def remarks(trace: TraceRows) -> list[tuple[str, str]]:
         if row.proven_bytes is not None:
             out.append(("packing", _packing_words(row)))
         out += [("not_honoured", text) for text in row.ignores]
+    out += _smallest_words(trace.rows)
     return list(dict.fromkeys(out))  # a policy with several values says so once
+
+
+def _smallest_words(rows: Sequence[Row]) -> list[tuple[str, str]]:
+    """What is not as simple as a smallest device sounds."""
+    out = []
+    found = [(r.policy, r.min_capacity_bytes, r.sure_capacity_bytes) for r in rows]
+    sure = [
+        f"{policy} up to {format_bytes(sure - CAPACITY_STEP)}"
+        for policy, least, sure in found
+        if least is not None and sure is not None and sure > least
+    ]
+    if sure:
+        text = f"GPUs larger than the smallest are not always enough: {', '.join(sure)}"
+        out.append(("not_monotone", text))
+    bisected = [
+        r.policy for r in rows if r.min_capacity_bytes is not None and not r.min_capacity_proven
+    ]
+    if bisected:
+        text = f"smallest GPU bisected, not every smaller size tried: {', '.join(bisected)}"
+        out.append(("bisected", text))
+    return out
 
 
 def _packing_words(row: Row) -> str:

@@ -48,18 +48,29 @@ def caption(trace: TraceRows, setting: str) -> str:
     return f"{name} · device {trace.device} · {trace.events:,} events · {setting}"
 
 
-def markdown(traces: Sequence[TraceRows], setting: str, columns: Sequence[RowColumn]) -> str:
-    """One Markdown table for each recording, its caption above it."""
+def markdown(
+    traces: Sequence[TraceRows],
+    setting: str,
+    columns: Sequence[RowColumn],
+    notes: Sequence[str] = (),
+) -> str:
+    """One Markdown table for each recording, its caption above it; notes on all stand last."""
     out = []
     for trace in traces:
         out += [f"{caption(trace, setting)}\n", *markdown_table(lines_of(trace.rows, columns)), ""]
         said = [f"* {text}" for _, text in remarks(trace)]
         out += [*said, ""] if said else []
+    out += [*(f"* {text}" for text in notes), ""] if notes else []
     return "\n".join(out)
 
 
-def latex(traces: Sequence[TraceRows], setting: str, columns: Sequence[RowColumn]) -> str:
-    """One tabular for each recording; wants the package booktabs."""
+def latex(
+    traces: Sequence[TraceRows],
+    setting: str,
+    columns: Sequence[RowColumn],
+    notes: Sequence[str] = (),
+) -> str:
+    """One tabular for each recording, notes on all of them last; wants the package booktabs."""
     out = []
     for trace in traces:
         out += [
@@ -68,6 +79,7 @@ def latex(traces: Sequence[TraceRows], setting: str, columns: Sequence[RowColumn
             *(latex_remark(text) for _, text in remarks(trace)),
             "",
         ]
+    out += [*map(latex_remark, notes), ""] if notes else []
     return "\n".join(out)
 
 

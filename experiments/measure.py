@@ -6,6 +6,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from threading import Lock
 
 import numpy as np
@@ -24,12 +25,12 @@ from ..traces.units import MiB
 from .outcome import Outcome
 from .outcome_cache import OutcomeCache, identity
 from .share_out import share_out
-from .smallest import TRIED, ran, smallest_device, sure_device
+from .smallest import Smallest, bisect_smallest, find_smallest, ran
 from .subject import Subject
 from .worth import Worth
 
 WORTH_KEEPING = 5.0  # seconds
-MANY_EVENTS = 4_000_000  # of a program: fewer sizes of the device are tried for a longer one
+ROUND = 32  # lines
 
 
 class Bench:
@@ -55,7 +56,7 @@ class Bench:
         self.seen = self.cache.load()
         self.begun = time.monotonic()
         self.asked: set[bytes] = set()
-        self.lines = 0
+        self.tried: set[Settings] = set()
         self._peaks: dict[int, int] = {}
         self._lock = Lock()
 
@@ -69,7 +70,7 @@ class Bench:
 
     def measure(self, settings: Settings) -> list[Outcome]:
         """Outcome per subject."""
-        self.lines += 1
+        self._note(settings)
         key = self.effect(settings)
         self.asked.add(key)
         if key not in self.seen:
@@ -87,7 +88,9 @@ class Bench:
         """Measure many lines on all cores; results stay with the bench.
 
         A replay that shows a line to matter to nobody is cut short there (see worth.py), and the
-        line counts as not measured.
+        line counts as not measured. Where the smallest device counts that is known of most lines
+        only: one that fails on the largest that still matters may do on less, by luck. So that the
+        same are cut whatever thread is first, the bound then falls after every ROUND lines only.
 
         Args:
             lines: what to measure.
@@ -98,7 +101,7 @@ class Bench:
         """
         new: dict[bytes, Settings] = {}
         for settings in lines:
-            self.lines += 1
+            self._note(settings)
             new.setdefault(self.effect(settings), settings)
         self.asked.update(new)
         first = {self.effect(s) for s in shown}
@@ -109,11 +112,14 @@ class Bench:
         todo = [(k, s) for k, s in new.items() if k not in self.seen]
         todo.sort(key=lambda item: item[0] not in first)
 
+        frozen: list[int] = []
+
         def work(item: tuple[bytes, Settings]) -> None:
             key, settings = item
             outcomes: list[Outcome] = []
             for k, subject in enumerate(self.subjects):
-                bound = HUGE if key in first else worth.bound(self._requested(k))
+                bound = frozen[k] if frozen else worth.bound(self._requested(k))
+                bound = HUGE if key in first else bound
                 outcome = self._outcome(subject, settings, bound)
                 if outcome is None:
                     break
@@ -125,7 +131,12 @@ class Bench:
                         worth.note(outcomes)
                 advance()
 
-        share_out(work, todo)
+        if not self.smallest:
+            share_out(work, todo)
+            return
+        for start in range(0, len(todo), ROUND):
+            frozen[:] = [worth.bound(self._requested(k)) for k in range(len(self.subjects))]
+            share_out(work, todo[start : start + ROUND])
 
     def distinct(self, lines: Iterable[Settings]) -> list[Settings]:
         """The first line of each behaviour on these subjects."""
@@ -141,40 +152,23 @@ class Bench:
             _feed(digest, self._requests(subject, settings, self.gpu), settings)
         return digest.digest()
 
-    def min_capacity(self, settings: Settings) -> int | None:
-        """Total bytes of the smallest device on which every subject runs; None = none does."""
-        other = self.gpu.other_bytes
-        own = [self._least(s, settings, self._run(s, settings, Device())) for s in self.subjects]
-        return None if None in own else max(least for least in own if least is not None) + other
-
-    def sure_capacity(self, least: int, settings: Settings) -> int:
-        """Bytes from which every subject runs on every size tried; `least` is the smallest."""
-        other, events = self.gpu.other_bytes, max(s.program.n_ops for s in self.subjects)
-        tried = TRIED if events <= MANY_EVENTS else max(4, TRIED * MANY_EVENTS // events)
-        return max(
-            sure_device(
-                lambda total, s=s: self._fits(s, settings, total - other),
-                least,
-                self._run(s, settings, Device()),
-                other,
-                tried,
-            )
-            for s in self.subjects
-        )
+    def smallest_device(self, settings: Settings) -> Smallest | None:
+        """The smallest device on which every subject runs; None = none does."""
+        free = [self._run(s, settings, Device()) for s in self.subjects]
+        programs = [partial(self._run_on, s, settings) for s in self.subjects]
+        return find_smallest(programs, free, self.gpu.other_bytes)
 
     def retries_on(self, total: int, settings: Settings) -> int:
         """How often all cached memory is given back on a device of so many bytes, all subjects."""
-        gpu = replace(self.gpu, capacity_bytes=total)
-        runs = [self._run(s, settings, gpu) for s in self.subjects]
+        runs = [self._run_on(s, settings, total) for s in self.subjects]
         return sum(r.stats["num_alloc_retries"] for r in runs)
 
-    def _least(self, subject: Subject, settings: Settings, free: Run) -> int | None:
-        """Least memory of its own that a subject runs on; `free` is its run without an end."""
-        return smallest_device(lambda own: self._fits(subject, settings, own), free)
-
     def _fits(self, subject: Subject, settings: Settings, own: int) -> bool:
-        gpu = replace(self.gpu, capacity_bytes=own + self.gpu.other_bytes)
-        return ran(self._run(subject, settings, gpu))
+        """Whether a subject runs with so much memory of its own."""
+        return ran(self._run_on(subject, settings, own + self.gpu.other_bytes))
+
+    def _note(self, settings: Settings) -> None:
+        self.tried.add(replace(settings, conf=""))
 
     def _requested(self, k: int) -> int:
         """Peak requested bytes of subject k on a device that never runs out: a line's no matter."""
@@ -191,7 +185,7 @@ class Bench:
             if bound < HUGE and not self._fits(subject, settings, bound):
                 return None
             free = self._run(subject, settings, Device())
-            smallest = self._least(subject, settings, free)
+            smallest = bisect_smallest(lambda own: self._fits(subject, settings, own), [free])
         else:
             free = self._run(subject, settings, Device(), bound)
             if free.cut:
@@ -199,6 +193,7 @@ class Bench:
         run = free
         room = self.gpu.capacity_bytes
         limited = settings.per_process_memory_fraction < 1 or settings.throw_on_cudamalloc_oom
+        limited |= settings.large_segment_size % self.gpu.granularity != 0  # costs more than it has
         if room is not None:
             peak = free.stats["reserved_bytes.all.peak"]
             if limited or peak + self.gpu.other_bytes > room:
@@ -227,6 +222,9 @@ class Bench:
     def _run(self, subject: Subject, settings: Settings, gpu: Device, bound: int = HUGE) -> Run:
         requests = self._requests(subject, settings, gpu)
         return replay(self.packed(subject), PYTORCH, requests, gpu, bound=bound)
+
+    def _run_on(self, subject: Subject, settings: Settings, total: int) -> Run:
+        return self._run(subject, settings, replace(self.gpu, capacity_bytes=total))
 
 
 def _feed(digest: hashlib.blake2b, requests: Requests, settings: Settings) -> None:

@@ -15,8 +15,9 @@ import numpy as np
 from ..sim.device import Device
 from ..sim.packing import Packed
 from ..sim.release import Release
-from ..traces.jit import cache_folder, source_hash
+from ..traces.jit import cache_folder
 from ..traces.whole_file import replacing
+from .code_hash import code_hash
 from .outcome import Outcome
 
 KEEP = 20  # files of outcomes that stay on disk, newest first
@@ -24,7 +25,7 @@ KEEP = 20  # files of outcomes that stay on disk, newest first
 
 def identity(programs: Sequence[Packed], rules: Release, gpu: Device) -> str:
     """Return a name that is equal only if every outcome is: programs, rules, device and code."""
-    digest = hashlib.sha256(repr((source_hash(), rules, gpu)).encode())
+    digest = hashlib.sha256(repr((code_hash(), rules, gpu)).encode())
     for packed in programs:
         p = packed.program
         arrays = (p.request, p.req_size, p.req_stream, p.req_pool)

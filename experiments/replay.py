@@ -18,7 +18,7 @@ from .options import (
     Force,
     Other,
     Torch,
-    TraceFile,
+    TraceOrLong,
 )
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ class Replayed:
         device: device index.
         conf, torch: what was simulated.
         capacity_bytes: memory of the simulated device; None = it never runs out.
+        other_bytes: what others use of it.
         events: requests and frees carried out.
         peak_reserved_bytes .. peak_requested_bytes: greatest values reached.
         final_reserved_bytes: reserved when the replay ended.
@@ -51,6 +52,7 @@ class Replayed:
     conf: str
     torch: str
     capacity_bytes: int | None
+    other_bytes: int
     events: int
     peak_reserved_bytes: int
     peak_allocated_bytes: int
@@ -66,7 +68,7 @@ class Replayed:
 
 
 def replay(
-    trace: TraceFile,
+    trace: TraceOrLong,
     conf: Conf = None,
     torch: Torch = None,
     capacity: Capacity = None,
@@ -90,7 +92,8 @@ def replay(
     as_json: AsJson = False,
 ) -> None:
     """Replay under other settings, release or device size."""
-    from .asked_device import parse_device
+    from ..traces.load import check_there
+    from .asked_device import device_words, parse_device, torch_words
     from .line_notes import notes_on
     from .out_of_memory import advice_on_capacity
     from .outfile import check_output
@@ -105,6 +108,7 @@ def replay(
 
             raise ConfigError(f"--snapshot: {snapshot} is the recording itself; name another file")
     gpu = parse_device(capacity, other)
+    check_there(trace)
     announce_compiling(MAIN_PATH_SECONDS)
     subjects = load_subjects(trace, device)
     if snapshot is not None and subjects[0].kept.source is not None:
@@ -124,7 +128,8 @@ def replay(
             subject, conf, fit.rules, gpu, keep_going, whole=snapshot is not None
         )
         results.append(result_of(subject, run, line, fit.rules, gpu))
-        notes += subject.recorded_settings(fit.rules)[1] + subject.program.findings
+        refused = subject.recorded_settings(fit.rules)[1] if conf is None else []
+        notes += refused + subject.program.findings
         if subject.is_warm:
             notes.append(subject.about_start(conf, fit.rules, gpu))
         if conf is not None or gpu.capacity_bytes is not None:
@@ -142,11 +147,13 @@ def replay(
                 "verdict": _verdict(results),
                 "torch_found": fit.words,
                 "devices": results,
+                "files": [] if snapshot is None else [snapshot],
                 "findings": notes,
             }
         )
     else:
-        _show(results, notes, fit.words, conf, keep_going, shlex.quote(str(trace)), gpu)
+        path, asked = shlex.quote(str(trace)), device_words(gpu, device) + torch_words(torch)
+        _show(results, notes, fit.words, conf, keep_going, path, asked, snapshot)
     if out_of_memory:
         raise typer.Exit(1)
 
@@ -199,6 +206,7 @@ def result_of(subject: Subject, run: Run, line: str, rules: Release, gpu: Device
         conf=line,
         torch=rules.name,
         capacity_bytes=gpu.capacity_bytes,
+        other_bytes=gpu.other_bytes,
         events=run.n_ops,
         peak_reserved_bytes=stats["reserved_bytes.all.peak"],
         peak_allocated_bytes=stats["allocated_bytes.all.peak"],
@@ -251,9 +259,9 @@ def _show(
     conf: str | None,
     keep_going: bool,
     path: str,
-    gpu: Device,
+    asked: str,
+    snapshot: Path | None,
 ) -> None:
-    from .asked_device import device_words
     from .screen import Column, note, say, suggest, table, verdict
 
     failed = [r for r in results if r.ooms]
@@ -284,13 +292,15 @@ def _show(
             for r in results
         ],
     )
-    as_recorded = conf is None and all(f.kind != "no_driver" for f in notes)
+    unlike = ("no_driver", "refused_settings")
+    as_recorded = conf is None and all(f.kind not in unlike for f in notes)
     say(f"settings: {results[0].conf or '(default)'}{', as recorded' if as_recorded else ''}")
     say(f"rules: {rules}")
     if failed and not keep_going:
         say("The replay ends there, as the program would; --keep-going drops the allocation.")
     note(notes)
-    room = device_words(gpu)
+    if snapshot is not None:
+        print("written:", snapshot)
     line = "" if conf is None else f" --conf {shlex.quote(conf)}"
-    why = [f"tightfit explain {path}{line}{room}"] if failed else []
-    suggest(*why, f"tightfit tune {path}{room}")
+    why = [f"tightfit explain {path}{line}{asked}"] if failed else []
+    suggest(*why, f"tightfit tune {path}{asked}")

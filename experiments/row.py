@@ -13,7 +13,7 @@ from ..sim.costs import Cost, driver_seconds
 from ..sim.device import Device
 from ..sim.packing import Packed
 from ..sim.run import Run
-from .smallest import ran, smallest_device
+from .smallest import Smallest, find_smallest, ran
 from .subject import Subject
 
 # What no policy can go below, the weakest first: label, source, bytes of a packed program.
@@ -47,6 +47,8 @@ class Row:
         first_oom_bytes: what was asked for then.
         min_capacity_bytes: smallest device that the program runs on, the memory of others
             included; None = not asked, or it runs on none.
+        min_capacity_proven: no smaller one is large enough; every size was tried.
+        sure_capacity_bytes: from here on all sizes that were tried are large enough.
         ignores: what the program has that the policy does not honour.
     """
 
@@ -65,6 +67,8 @@ class Row:
     first_oom_event: int | None = None
     first_oom_bytes: int | None = None
     min_capacity_bytes: int | None = None
+    min_capacity_proven: bool = False
+    sure_capacity_bytes: int | None = None
     ignores: tuple[str, ...] = ()
 
 
@@ -131,11 +135,11 @@ def bound_rows(packed: Packed) -> list[Row]:
     return [Row(label, "bound", source, size(packed), None) for label, source, size in BOUNDS]
 
 
-def min_capacity(policy: Contender, packed: Packed, gpu: Device) -> int | None:
-    """Total bytes of the smallest device on which a program runs under a policy; None = none."""
+def smallest_of(policy: Contender, packed: Packed, gpu: Device) -> Smallest | None:
+    """The smallest device that a program runs on under a policy; None = there is none."""
 
-    def fits(total: int) -> bool:
-        return ran(policy.replay(packed, replace(gpu, capacity_bytes=total)))
+    def play(total: int) -> Run:
+        return policy.replay(packed, replace(gpu, capacity_bytes=total))
 
     free = policy.replay(packed, Device())
-    return smallest_device(fits, free, gpu.other_bytes) if ran(free) else None
+    return find_smallest([play], [free], gpu.other_bytes) if ran(free) else None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import MAIN_PATH_SECONDS, AsJson, Capacity, DriverCosts, Other, Torch
+from .options import MAIN_PATH_SECONDS, AsJson, Capacity, DeviceIndex, DriverCosts, Other, Torch
 
 if TYPE_CHECKING:
     from .answer import Answer
@@ -25,13 +25,14 @@ def tune(
         list[Path],
         typer.Argument(
             metavar="TRACE...",
-            help="Recordings to find one line for; the worst case counts first.",
+            help="Recordings to find one line for, NAME.events too; the worst case counts first.",
             show_default=False,
         ),
     ],
     capacity: Capacity = None,
     other: Other = None,
     torch: Torch = None,
+    device: DeviceIndex = None,
     without: Annotated[
         list[str] | None,
         typer.Option(
@@ -69,6 +70,7 @@ def tune(
 ) -> None:
     """Find the PYTORCH_CUDA_ALLOC_CONF line that fits best."""
     from ..traces.errors import ConfigError
+    from ..traces.load import check_there
     from .asked_device import device_words, parse_device
     from .line_notes import notes_on_releases
     from .out_of_memory import advice_on_capacity
@@ -81,8 +83,11 @@ def tune(
         raise ConfigError("--without: names a key of the settings line, which --policy has none of")
     if policy is None and driver_costs is not None:
         raise ConfigError("--driver-costs: only --policy has a column of time")
+    check_there(*traces)
+    if policy is not None:
+        _check_policy(policy, traces)
     announce_compiling(MAIN_PATH_SECONDS, BESIDE_PLAIN)
-    subjects = [s for path in traces for s in load_subjects(path)]
+    subjects = [s for path in traces for s in load_subjects(path, device)]
     if policy is not None:
         from ..sim.costs import costs_words, read_costs
         from .tune_policy import tune_policy
@@ -96,7 +101,7 @@ def tune(
             emit_json({**found.document(), "driver_costs": costs_from})
         else:
             paths = " ".join(shlex.quote(str(t)) for t in traces)
-            _show_policy(found, paths, costs_from, device_words(gpu))
+            _show_policy(found, paths, costs_from, device_words(gpu, device))
         if not found.fits:
             raise typer.Exit(1)
         return
@@ -109,13 +114,28 @@ def tune(
     if as_json:
         emit_json(answer.document())
     else:
-        _show(answer, traces, torch)
+        _show(answer, traces, torch, device)
     if answer.fails:
         raise typer.Exit(1)
 
 
+def _check_policy(policy: str, traces: Sequence[Path]) -> None:
+    """Refuse a policy that cannot be tuned on recordings, before those are read.
+
+    Raises:
+        PolicyError: there is no such policy.
+        ConfigError: it is told of the whole program beforehand, and one is a long trace.
+    """
+    from ..policies.named import find_policy
+    from .subject import refuse_long
+
+    label, found = find_policy(policy)
+    for path in traces if found.honours.knows else ():
+        refuse_long(path, f"--policy {label}")
+
+
 def _show_policy(answer: PolicyAnswer, paths: str, costs_from: str, asked: str) -> None:
-    from .screen import Column, say, suggest, table, verdict
+    from .screen import Column, note, say, suggest, table, verdict
 
     verdict(answer.verdict)
     columns: list[str | Column] = [
@@ -144,6 +164,7 @@ def _show_policy(answer: PolicyAnswer, paths: str, costs_from: str, asked: str) 
         f"{answer.tried:,} different values tried" + (", interrupted" if answer.interrupted else "")
     )
     say(f"driver time: simulated; costs {costs_from}")
+    note(answer.findings)
     suggest(f"tightfit compare {paths} --policy {shlex.quote(answer.best.policy)}{asked}")
 
 
@@ -157,7 +178,7 @@ def _folded(conf: str, width: int = 32) -> str:
     return "\n".join(lines)
 
 
-def _show(answer: Answer, traces: Sequence[Path], torch: str | None) -> None:
+def _show(answer: Answer, traces: Sequence[Path], torch: str | None, device: int | None) -> None:
     from ..traces.units import format_bytes
     from .asked_device import device_words
     from .screen import Column, note, say, suggest, table, verdict
@@ -208,22 +229,22 @@ def _show(answer: Answer, traces: Sequence[Path], torch: str | None) -> None:
                 for t in answer.per_trace
             ],
         )  # fmt: skip
-    say(f"{answer.candidates:,} lines tried, {answer.behaviours:,} of them behave differently here")
+    say(f"{answer.behaviours:,} lines tried that behave differently here")
     say(f"rules: {answer.rules_words}")
     for line in answer.words:
         say(line)
     if answer.best.conf and not answer.fails:
-        print(f"export PYTORCH_CUDA_ALLOC_CONF={answer.best.conf}")
+        print(f"export PYTORCH_CUDA_ALLOC_CONF={shlex.quote(answer.best.conf)}")
     if first is not None and first.fits:
         say(
             "First block: no line, but one statement before the program allocates anything else"
             + (", on the stream that holds most" if first.stream else "")
-            + "; rather a little more than a little less:"
+            + "; this size was replayed, others may save less:"
         )
         print(first.statement)
         say(
-            "A call of empty_cache() while all of it is free gives it back; recordings do not show "
-            "calls that released nothing."
+            "If the program calls empty_cache() while all of it is free, it is gone; recordings do "
+            "not show calls that released nothing."
         )
     note(answer.findings)
     recorded = answer.recorded_peak_bytes
@@ -232,8 +253,8 @@ def _show(answer: Answer, traces: Sequence[Path], torch: str | None) -> None:
             "Memory that was live before recording began is placed anew under every line. Where it "
             f"was recorded, the recorded settings reach {format_bytes(recorded)}."
         )
-    # The recording that needs most: one that fits says nothing of the others.
-    worst = max(answer.per_trace, key=lambda t: t.best.peak_reserved_bytes)
+    # The recording that fails, or that needs most: one that fits says nothing of the others.
+    worst = max(answer.per_trace, key=lambda t: (t.best.ooms > 0, t.best.peak_reserved_bytes))
     path = shlex.quote(worst.trace)
     then = "explain" if answer.fails else "replay"
     gpu = answer.gpu
@@ -241,4 +262,4 @@ def _show(answer: Answer, traces: Sequence[Path], torch: str | None) -> None:
         gpu = replace(gpu, capacity_bytes=answer.best.min_capacity_bytes)
     rules = f" --torch {answer.rules.name}" if torch or len(traces) > 1 else ""
     line = shlex.quote(answer.best.conf)
-    suggest(f"tightfit {then} {path} --conf {line}{device_words(gpu)}{rules}")
+    suggest(f"tightfit {then} {path} --conf {line}{device_words(gpu, device)}{rules}")

@@ -19,10 +19,14 @@ from ..sim.packing import Packed
 from ..sim.release import Release
 from ..sim.run import Run
 from ..traces.errors import ConfigError
+from ..traces.recording import Finding
 from ..traces.units import format_bytes
+from .comparison import notes_on_recordings
 from .search import search_params
-from .smallest import ran, smallest_device
+from .smallest import bisect_smallest, find_smallest, ran, with_smallest
 from .subject import Subject
+
+Play = Callable[[Packed, Device], Run]
 
 WORTH = 0.01  # share of the default's peak that a difference must reach to be worth a word
 
@@ -37,6 +41,8 @@ class Tried:
         peak_reserved_bytes: greatest over the recordings; None if one runs out of memory.
         above_bound: greatest share by which that exceeds what is live at once; None likewise.
         min_capacity_bytes: smallest device that all recordings run on; None = not asked.
+        min_capacity_proven: no smaller one is large enough; every size was tried.
+        sure_capacity_bytes: from here on all sizes that were tried are large enough.
         failures: recordings that run out of memory.
         excess: what ranks: that share, with memory without end where one runs out; or that of the
             smallest device, if that was asked for.
@@ -52,6 +58,8 @@ class Tried:
     excess: float
     driver_calls: int
     driver_seconds: float
+    min_capacity_proven: bool = False
+    sure_capacity_bytes: int | None = None
 
     @property
     def rank(self) -> tuple[int, float, float]:
@@ -75,6 +83,7 @@ class PolicyAnswer:
         bound_bytes: greatest number of bytes live at once.
         tried: different values tried.
         traces: the recordings.
+        findings: what was noticed in them, and what they have that the policy does not honour.
         interrupted: Ctrl-C ended the search; the best is that of the values tried until then.
     """
 
@@ -84,6 +93,7 @@ class PolicyAnswer:
     bound_bytes: int
     tried: int
     traces: tuple[str, ...]
+    findings: list[Finding]
     torch: str
     capacity_bytes: int | None
     interrupted: bool
@@ -103,7 +113,7 @@ class PolicyAnswer:
             return f"{name} DOES NOT FIT on {room} with any values tried (simulated)"
         if default is None or self.default.failures:
             return f"{self.best.policy} FITS; {name} with its defaults does not (simulated)"
-        if default - best < WORTH * default:
+        if default - best <= WORTH * default:
             what = "peak" if self.best.min_capacity_bytes is None else "smallest GPU"
             few = f"none tried saves {WORTH:.0%} of its defaults' {what}"
             return f"{name}: NO VALUES HELP: {few} (simulated)"
@@ -124,7 +134,7 @@ class PolicyAnswer:
             "capacity_bytes": self.capacity_bytes, "default": self.default, "best": self.best,
             "baseline": self.baseline, "bound_bytes": self.bound_bytes, "tried": self.tried,
             "interrupted": self.interrupted,
-            "traces": self.traces,
+            "traces": self.traces, "findings": self.findings,
         }  # fmt: skip
 
 
@@ -166,28 +176,39 @@ def tune_policy(
     bounds = [peak_live_bytes(p) for p in packed]
     seen: dict[tuple[int, ...], Tried] = {}
 
-    def tried(written: str, values: dict[str, int], play: Callable[[Packed, Device], Run]) -> Tried:
+    def on(total: int) -> Device:
+        return replace(gpu, capacity_bytes=total)
+
+    def tried(written: str, values: dict[str, int], play: Play) -> Tried:
         runs = [play(p, gpu) for p in packed]
         free = [r if ran(r) else play(p, Device()) for p, r in zip(packed, runs, strict=True)]
         least = None
         if smallest:
             least = [
-                smallest_device(
-                    lambda total, p=p: ran(play(p, replace(gpu, capacity_bytes=total))),
-                    run if gpu.capacity_bytes is None else play(p, Device()),
+                bisect_smallest(
+                    lambda total, p=p: ran(play(p, on(total))),
+                    [run if gpu.capacity_bytes is None else play(p, Device())],
                     gpu.other_bytes,
                 )
                 for p, run in zip(packed, free, strict=True)
             ]
         return _tried(written, values, runs, free, least, gpu, bounds, costs)
 
+    def smaller(t: Tried, play: Play) -> Tried:
+        """What is shown has tried the sizes below the bisected one, too."""
+        if t.min_capacity_bytes is None:
+            return t
+        programs = [lambda total, p=p: play(p, on(total)) for p in packed]
+        found = find_smallest(programs, [play(p, Device()) for p in packed], gpu.other_bytes)
+        return t if found is None else with_smallest(t, found)
+
+    def playing(values: Mapping[str, int]) -> Play:
+        return lambda p, device: play_policy(p, policy, values, device, rules)
+
     def judge(values: Mapping[str, int]) -> float:
         key = tuple(values[p.name] for p in policy.params)
         if key not in seen:
-            seen[key] = tried(
-                _written(label, policy, values), dict(values),
-                lambda p, device: play_policy(p, policy, values, device, rules),
-            )  # fmt: skip
+            seen[key] = tried(_written(label, policy, values), dict(values), playing(values))
         advance()
         failures, excess, _ = seen[key].rank
         return 1e3 * failures + excess
@@ -199,17 +220,29 @@ def tune_policy(
     except KeyboardInterrupt:
         interrupted = True
     base = contender(BASELINE, rules)
+    default = seen[tuple(policy.defaults.values())]
+    best = min(seen.values(), key=lambda t: t.rank)
     return PolicyAnswer(
-        default=seen[tuple(policy.defaults.values())],
-        best=min(seen.values(), key=lambda t: t.rank),
-        baseline=tried(BASELINE, {}, base.replay),
+        default=smaller(default, playing(default.values)),
+        best=smaller(best, playing(best.values)),
+        baseline=smaller(tried(BASELINE, {}, base.replay), base.replay),
         bound_bytes=max(bounds, default=0),
         tried=len(seen),
         traces=tuple(PurePath(s.name).name for s in subjects),
+        findings=[*notes_on_recordings(subjects), *_not_honoured(subjects, label, gpu, rules)],
         torch=rules.name,
         capacity_bytes=gpu.capacity_bytes,
         interrupted=interrupted,
     )
+
+
+def _not_honoured(
+    subjects: Sequence[Subject], label: str, gpu: Device, rules: Release
+) -> list[Finding]:
+    """What programs have that a policy does not honour, and would need more for if it did."""
+    policy = contender(label, rules)
+    words = [text for s in subjects for text in policy.ignores(s.program, gpu)]
+    return [Finding("not_honoured", words.count(text), text) for text in dict.fromkeys(words)]
 
 
 def _written(label: str, policy: AnyPolicy, values: Mapping[str, int]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from ..sim.release import Release
 from ..sim.run import Run
 from ..sim.settings import Settings
 from ..sim.settings_line import format_settings, parse_settings
+from ..traces.recording import Finding
 from .answer import Answer, Shown, ShownFirst, TraceResult
 from .candidates import finite_lines, forbidden_keys
 from .first_block import best_first_block, statement
@@ -21,7 +22,8 @@ from .outcome import Outcome
 from .recommend import WORTH, Line, rank, recommend
 from .screen import progress
 from .search import search
-from .smallest import ran, smallest_device, sure_device
+from .share_out import share_out
+from .smallest import find_smallest, ran, with_smallest
 from .subject import Subject, find_release
 from .worth import FIRST
 
@@ -56,7 +58,7 @@ def find_line(
     forbidden = forbidden_keys(without, rules)
     bench = Bench(subjects, rules, gpu, smallest)
     default = Settings()
-    recorded, findings = subjects[0].recorded_settings(rules)
+    recorded, findings = _recorded(subjects, rules)
     lines = [default, recorded, *_enumerated(bench, rules, gpu, forbidden)]
     if "expandable_segments" not in forbidden:
         lines.append(parse_settings(EXPANDABLE, rules))
@@ -77,35 +79,42 @@ def find_line(
     known = _lines(bench, lines, rules)
     allowed = [x for x in known if not _uses(x.conf, forbidden)]
     chosen = recommend(allowed)
+    same = bench.effect(chosen.settings) == bench.effect(recorded)
+    if same and chosen.conf and recorded.conf and not _uses(recorded.conf, forbidden):
+        chosen = Line(recorded.conf, recorded, chosen.rank)  # with its keys that move no memory
     free = recommend(_lines(bench, [*lines, *unrestricted], rules)) if forbidden else None
-    outcomes = {s.conf: bench.measure(s.settings) for s in (_line(bench, default, rules), chosen)}
-
-    def show(settings: Settings, conf: str) -> Shown:
-        return _shown(bench, settings, conf)
-
-    expandable = None
-    if not (interrupted and bench.effect(parse_settings(EXPANDABLE, rules)) not in bench.seen):
-        expandable = show(parse_settings(EXPANDABLE, rules), EXPANDABLE)
+    named = {"": default, recorded.conf: recorded, chosen.conf: chosen.settings}
+    if free is not None:
+        named[free.conf] = free.settings
+    expandable = parse_settings(EXPANDABLE, rules)
+    if not interrupted or bench.effect(expandable) in bench.seen:
+        named[EXPANDABLE] = expandable
+    shown = _shown(bench, named)
+    if smallest and not _worth_it(shown[""], shown[chosen.conf], gpu):
+        chosen = _line(bench, default, rules)
+    outcomes = {conf: bench.measure(named[conf]) for conf in ("", chosen.conf)}
     return Answer(
         smallest=smallest,
         gpu=gpu,
         rules=rules,
         rules_words=fit.words,
-        default=show(default, ""),
-        recorded=show(recorded, recorded.conf) if recorded.conf else None,
-        expandable=expandable,
-        best=show(chosen.settings, chosen.conf),
-        unrestricted=show(free.settings, free.conf) if free else None,
+        default=shown[""],
+        recorded=shown[recorded.conf] if recorded.conf else None,
+        expandable=shown.get(EXPANDABLE),
+        best=shown[chosen.conf],
+        unrestricted=shown[free.conf] if free else None,
         first_block=None if interrupted else _first_block(subjects, rules, gpu, outcomes[""]),
         without=tuple(without),
         bound_bytes=max(o.peak_requested_bytes for o in outcomes[""]),
-        candidates=bench.lines,
+        candidates=len(bench.tried),
         behaviours=len(bench.asked),
         per_trace=[
             TraceResult(s.name, s.device, d.peak_requested_bytes, d, b)
             for s, d, b in zip(subjects, outcomes[""], outcomes[chosen.conf], strict=True)
         ],
-        findings=[*findings, *(f for s in subjects for f in s.program.findings)],
+        findings=list(
+            dict.fromkeys([*findings, *(f for s in subjects for f in s.program.findings)])
+        ),
         recorded_peak_bytes=_recorded_peak(subjects, rules),
         interrupted=interrupted,
     )
@@ -136,32 +145,39 @@ def _first_block(
     if was.peak_reserved_bytes - peak <= WORTH * was.peak_reserved_bytes:
         return None
 
-    def fits(total: int) -> bool:
-        return ran(play(found.packed, replace(gpu, capacity_bytes=total)))
+    def play_on(total: int) -> Run:
+        return play(found.packed, replace(gpu, capacity_bytes=total))
 
-    least, sure, retries = smallest_device(fits, free, gpu.other_bytes), None, None
-    if least is not None:
-        sure = sure_device(fits, least, free, gpu.other_bytes)
-        there = play(found.packed, replace(gpu, capacity_bytes=least))
-        retries = there.stats["num_alloc_retries"]
+    least = find_smallest([play_on], [free], gpu.other_bytes)
+    retries = None if least is None else play_on(least.bytes).stats["num_alloc_retries"]
     # The block itself stands at no entry of the recording: it comes before the first.
     failed_at = None if ran(run) else max(0, int(found.packed.program.entry[run.first_oom_op]))
-    return ShownFirst(
+    shown = ShownFirst(
         conf="",
         peak_reserved_bytes=peak,
+        each_peak_bytes=(peak,),
         waste=1 - held / max(1, peak),
-        min_capacity_bytes=least,
         device_allocs=run.stats["num_device_alloc"],
         device_frees=run.stats["num_device_free"],
         alloc_retries=run.stats["num_alloc_retries"],
         fits=ran(run),
         first_oom_event=failed_at,
-        sure_capacity_bytes=sure,
         smallest_retries=retries,
         bytes=found.bytes,
         stream=found.stream,
         statement=statement(found),
     )
+    return with_smallest(shown, least)
+
+
+def _recorded(subjects: Sequence[Subject], rules: Release) -> tuple[Settings, Sequence[Finding]]:
+    """The line that all recordings were made under; the default if they differ."""
+    every = [s.recorded_settings(rules) for s in subjects]
+    findings = list(dict.fromkeys(f for _, found in every for f in found))
+    if len({settings for settings, _ in every}) > 1:
+        findings.append(Finding("settings", len(every), "made under different settings lines"))
+        return Settings(), findings
+    return every[0][0], findings
 
 
 def _recorded_peak(subjects: Sequence[Subject], rules: Release) -> int:
@@ -222,20 +238,39 @@ def _lines(bench: Bench, lines: Sequence[Settings], rules: Release) -> list[Line
     return list(out.values())
 
 
-def _shown(bench: Bench, settings: Settings, conf: str) -> Shown:
+def _worth_it(default: Shown, best: Shown, gpu: Device) -> bool:
+    """Lines are ranked by bisection: once all sizes were tried, the best may save nothing."""
+    was, now = default.min_capacity_bytes, best.min_capacity_bytes
+    if was is None or now is None or (best.fits and not default.fits):
+        return True
+    return was - now > WORTH * (was - gpu.other_bytes)
+
+
+def _shown(bench: Bench, named: Mapping[str, Settings]) -> dict[str, Shown]:
+    """What is shown of some lines, on all cores."""
+    shown: dict[str, Shown] = {}
+
+    def show(conf: str) -> None:
+        shown[conf] = _shown_of(bench, named[conf], conf)
+
+    share_out(show, named)
+    return shown
+
+
+def _shown_of(bench: Bench, settings: Settings, conf: str) -> Shown:
     outcomes = bench.measure(settings)
     failed = [o.first_oom_event for o in outcomes if o.ooms]
-    least = bench.min_capacity(settings)
-    return Shown(
+    least = bench.smallest_device(settings)
+    shown = Shown(
         conf=conf,
         peak_reserved_bytes=max(o.peak_reserved_bytes for o in outcomes),
+        each_peak_bytes=tuple(o.peak_reserved_bytes for o in outcomes),
         waste=max(1 - o.peak_requested_bytes / max(1, o.peak_reserved_bytes) for o in outcomes),
-        min_capacity_bytes=least,
         device_allocs=sum(o.device_allocs for o in outcomes),
         device_frees=sum(o.device_frees for o in outcomes),
         alloc_retries=sum(o.alloc_retries for o in outcomes),
         fits=not failed,
         first_oom_event=failed[0] if failed else None,
-        sure_capacity_bytes=None if least is None else bench.sure_capacity(least, settings),
-        smallest_retries=None if least is None else bench.retries_on(least, settings),
+        smallest_retries=None if least is None else bench.retries_on(least.bytes, settings),
     )
+    return with_smallest(shown, least)

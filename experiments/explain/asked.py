@@ -7,17 +7,18 @@ from dataclasses import dataclass
 
 from ...sim.device import Device
 from ...sim.release import Release
+from ...sim.run import Run
 from ...traces.errors import ConfigError
 from ..first_block import BETWEEN, SHARES
 from ..out_of_memory import OutOfMemory, first_out_of_memory
-from ..smallest import TRIED, ran, smallest_device, sure_device
+from ..smallest import ABOVE, Smallest, find_smallest, ran
 from ..subject import Subject
 from .explanation import Explanation, explain_moment
 from .moment import Terms, find_moment, terms_of
 from .places import Places
 from .tried import FLUSHES_TRIED, OWNERS_TRIED
 
-STEPS = OWNERS_TRIED + FLUSHES_TRIED + len(SHARES) + 2 * BETWEEN + TRIED + 20  # replays, about
+STEPS = OWNERS_TRIED + FLUSHES_TRIED + len(SHARES) + 2 * BETWEEN + ABOVE + 20  # replays, about
 
 
 @dataclass(frozen=True)
@@ -86,24 +87,20 @@ def ask(
     under = terms_of(subject, conf, rules, asked.gpu)
     places = Places(subject.program, subject.recording)
     moment = find_moment(subject.program, places, under, asked.recorded, at)
-    least = sure = None
-    if moment.kind == "failed":
-        least, sure = _smallest(subject, under, advance)
-    found = explain_moment(subject.program, places, under, moment, least, sure, advance)
+    least = _smallest(subject, under, advance) if moment.kind == "failed" else None
+    found = explain_moment(subject.program, places, under, moment, least, advance)
     return found, under
 
 
-def _smallest(
-    subject: Subject, under: Terms, advance: Callable[[], None]
-) -> tuple[int | None, int | None]:
-    """Least memory the program runs on under these terms, and from where on it surely does."""
+def _smallest(subject: Subject, under: Terms, advance: Callable[[], None]) -> Smallest | None:
+    """The smallest device that the program runs on under these terms."""
     other, granularity = under.gpu.other_bytes, under.gpu.granularity
 
-    def fits(total: int) -> bool:
-        run = under.play(subject.program, Device(total, other, granularity))
-        advance()
-        return ran(run)
+    expected = iter(range(ABOVE + 20))  # how many sizes lie below is not known beforehand
 
-    free = under.play(subject.program, Device())
-    least = smallest_device(fits, free, other)
-    return least, None if least is None else sure_device(fits, least, free, other)
+    def play(total: int) -> Run:
+        if next(expected, None) is not None:
+            advance()
+        return under.play(subject.program, Device(total, other, granularity))
+
+    return find_smallest([play], [under.play(subject.program, Device())], other)

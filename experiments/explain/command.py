@@ -9,10 +9,9 @@ import typer
 
 from ..options import (
     MAIN_PATH_SECONDS,
+    UNITS,
     AsJson,
-    Capacity,
     Conf,
-    DeviceIndex,
     Other,
     Torch,
     TraceFile,
@@ -31,9 +30,27 @@ def explain(
     trace: TraceFile,
     conf: Conf = None,
     torch: Torch = None,
-    capacity: Capacity = None,
+    capacity: Annotated[
+        str | None,
+        typer.Option(
+            "--capacity",
+            metavar="SIZE",
+            help=f"Memory of the simulated device, e.g. 24GiB; {UNITS} (default: what a recorded "
+            "run could have that ran out of it; for any other it never runs out).",
+            show_default=False,
+        ),
+    ] = None,
     other: Other = None,
-    device: DeviceIndex = None,
+    device: Annotated[
+        int | None,
+        typer.Option(
+            "--device",
+            metavar="N",
+            help="Which device of the recording (default: the first that runs out of memory, else "
+            "the one that reserves most).",
+            show_default=False,
+        ),
+    ] = None,
     at: Annotated[
         int | None,
         typer.Option(
@@ -51,27 +68,22 @@ def explain(
     Looks at the replay under the line and on the device asked about; without --conf and --capacity,
     at the recorded run. Where memory does not run out: at what led to the peak.
     """
-    from ...traces.long_trace import is_long
-    from ..asked_device import parse_device
+    from ...traces.load import check_there
+    from ..asked_device import device_words, parse_device, torch_words
     from ..line_notes import notes_on
     from ..screen import announce_compiling, progress
-    from ..subject import find_release, load_recording, subjects_of
+    from ..subject import find_release, load_recording, refuse_long, subjects_of
     from .asked import STEPS, ask, choose
     from .state import explain_state, is_state_only
 
     gpu = parse_device(capacity, other)
+    check_there(trace)
+    refuse_long(trace, "explain")
     announce_compiling(MAIN_PATH_SECONDS)
-    if is_long(trace):
-        from ...traces.errors import ConfigError
-
-        raise ConfigError(
-            f"{trace.name}: is a long trace, whose memory is not kept to be explained"
-        )
     recording = load_recording(trace)
-    path = shlex.quote(str(trace))
     if is_state_only(recording) and conf is None and capacity is None and at is None:
         number, found = explain_state(recording, device)
-        _tell(found, number, "", "", "", recording.findings, path, gpu, as_json)
+        _tell(found, number, "", "", "", recording.findings, "", gpu, as_json)
         return
     subjects = subjects_of(recording, trace, device)
     fit = find_release(subjects, torch)
@@ -80,9 +92,13 @@ def explain(
         found, under = ask(asked, conf, fit.rules, at, advance)
     line, program = under.settings.conf, asked.subject.program
     notes = [*notes_on(line, fit.rules, asked.gpu), *program.findings]
+    if conf is None:
+        notes = [*asked.subject.recorded_settings(fit.rules)[1], *notes]
     if asked.subject.is_warm:
         notes.append(asked.subject.about_start(conf, fit.rules, asked.gpu))
-    _tell(found, program.device, line, fit.rules.name, fit.words, notes, path, asked.gpu, as_json)
+    then = f"tightfit tune {shlex.quote(str(trace))}{device_words(asked.gpu, device)}"
+    then += torch_words(torch)
+    _tell(found, program.device, line, fit.rules.name, fit.words, notes, then, asked.gpu, as_json)
 
 
 def _tell(
@@ -92,12 +108,11 @@ def _tell(
     torch: str,
     rules: str,
     notes: list[Finding],
-    path: str,
+    then: str,
     gpu: Device,
     as_json: bool,
 ) -> None:
-    """Print an explanation, for people or for programs."""
-    from ..asked_device import device_words
+    """Print an explanation, for people or for programs, and the command to go on with."""
     from ..screen import emit_json, note, say, suggest
 
     if as_json:
@@ -110,6 +125,7 @@ def _tell(
                 "torch": torch,
                 "torch_found": rules,
                 "capacity_bytes": gpu.capacity_bytes,
+                "other_bytes": gpu.other_bytes,
                 **{k: v for k, v in vars(found).items() if k != "segments"},
                 "words": found.words,
                 "findings": notes,
@@ -126,7 +142,7 @@ def _tell(
     if found.moment == "end":
         say("There is no history to replay: call torch.cuda.memory._record_memory_history() early.")
         return
-    suggest(f"tightfit tune {path}{device_words(gpu)}")
+    suggest(then)
 
 
 def show(found: Explanation, device: int) -> None:
@@ -237,7 +253,10 @@ def _show_changes(found: Explanation) -> None:
     from ..screen import Column, say, table
 
     if not found.changes:
-        if found.kind == "fragmentation":
+        if found.note:
+            say()
+            say("No change was tried: no replay fails here, so none shows what would have helped.")
+        elif found.kind == "fragmentation":
             say()
             say("No change that was tried helps.")
         return

@@ -10,13 +10,14 @@ from ...sim.device import Device
 from ...traces.program import Program
 from ...traces.units import format_bytes
 from ..screen import rounded
+from ..smallest import Smallest
 from .moment import Moment, Terms, Want
 from .pins import Holder, Pin, holders_of, pins_of
 from .places import Places
-from .standing import Segment, Share, segments_of, shares_of, units_of
+from .standing import Segment, Share, free_in, segments_of, shares_of, units_of
 from .tried import Change, Trial
 
-Verdict = Literal["exhaustion", "limit", "fragmentation", "reservation", "waste"]
+Verdict = Literal["exhaustion", "limit", "fragmentation", "reservation", "unexplained", "waste"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ class Explanation:
         kind: "exhaustion" = what the program holds and wants is more than there is; "limit" = more
             than the least that a limit of the process, which is not recorded, can have been;
             "fragmentation" = it is not, but no free piece will do; "reservation" = there is memory,
-            but not in the address range that was reserved for it; "waste" = nothing failed.
+            but not in the address range that was reserved for it; "unexplained" = the recorded run
+            failed, although a replay has room for the request; "waste" = nothing failed.
         moment: as Moment.kind, or "end" of a recording without a history.
         entry: the recorded entry; None = before the first.
         want: the request that failed, or for which memory was taken from the driver.
@@ -39,14 +41,13 @@ class Explanation:
         asked_bytes: what is in use was asked for.
         bound_bytes: most that the program holds at once; more than the room = no line can help.
             None = not known.
-        smallest_bytes: least memory on which the program runs under this line; None = not asked,
-            or it runs on none.
-        sure_bytes: from here on it runs on every size tried.
+        smallest: smallest device on which the program runs under this line; None = not asked, or
+            it runs on none.
         device_bytes: memory of the device that others do not use; None = without end.
         shares: where all the memory is.
         holders: who holds memory, most first.
         pins: who pins free memory, most first.
-        changes: what would have helped; each was replayed.
+        changes: what would have helped; each was replayed. None was tried if there is a note.
         segments: those of the moment, in address order.
         note: how the moment was found; "" = as the replay fails.
     """
@@ -62,8 +63,7 @@ class Explanation:
     peak_reserved_bytes: int
     asked_bytes: int
     bound_bytes: int | None
-    smallest_bytes: int | None
-    sure_bytes: int | None
+    smallest: Smallest | None
     device_bytes: int | None
     shares: list[Share]
     holders: list[Holder]
@@ -78,20 +78,24 @@ class Explanation:
         when = "before the first entry" if self.entry is None else f"at entry {self.entry:,}"
         want = self.want
         if want is None:
-            said = f"{self._idle} of {format_bytes(self.reserved_bytes)} reserved are not in use"
+            said = "nothing is reserved"
+            if self.reserved_bytes:
+                said = (
+                    f"{self._idle} of {format_bytes(self.reserved_bytes)} reserved are not in use"
+                )
             if self.moment == "end":
                 return f"AT THE END: {said} (as recorded)"
-            name = "MOST IS IN USE " if self.moment == "peak" else ""
+            name = "MOST IS IN USE " if self.moment == "peak" and self.reserved_bytes else ""
             return f"{name}{when}: {said} (simulated)"
-        size = format_bytes(want.bytes)
+        size, room = format_bytes(want.bytes), self.room_bytes or 0
         if self.kind == "limit":
             return (
                 f"A LIMIT WAS MET {when}: the program holds {format_bytes(self.asked_bytes)} and "
                 f"asks for {size} more; of its limit nothing is known but that it was "
-                f"{format_bytes(self.room_bytes or 0)} or more"
+                f"{format_bytes(room)} or more"
             )
         if self.kind == "exhaustion":
-            over = self.asked_bytes + want.bytes - (self.room_bytes or 0)
+            over = self.asked_bytes + want.bytes - room
             if self._limit_is_why(self.asked_bytes + want.bytes):
                 return (
                     f"THE LINE'S LIMIT WAS MET {when}: the program holds "
@@ -108,14 +112,22 @@ class Explanation:
                 f"ADDRESSES EXHAUSTED {when}: {size} were wanted, and there is memory, but not in "
                 "the range of addresses that was reserved for expandable segments"
             )
+        if self.kind == "unexplained":
+            largest = max(self._free_here, default=0)
+            rest = format_bytes(room - self.reserved_bytes)
+            would = f"{rest} of {format_bytes(room)} were not reserved"
+            if largest >= want.block_bytes:
+                would = f"a free piece of {format_bytes(largest)} would have done"
+            return f"UNEXPLAINED {when}: the recorded run did not get {size}, though {would}"
         if self.moment == "grew":
             near = "TO" if self.reached_bytes == self.peak_reserved_bytes else "NEAR"
+            grew = f"GREW {near} ITS PEAK {when}: {size} were wanted and"
+            if not self.reserved_bytes:
+                return f"{grew} nothing was reserved (simulated)"
             return (
-                f"GREW {near} ITS PEAK {when}: {size} were wanted and {self._idle} of "
-                f"{format_bytes(self.reserved_bytes)} reserved were not in use, but "
-                f"{self._largest} (simulated)"
+                f"{grew} {self._idle} of {format_bytes(self.reserved_bytes)} reserved were not in "
+                f"use, but {self._largest} (simulated)"
             )
-        room = self.room_bytes or 0
         return (
             f"FRAGMENTATION {when}: {size} were wanted and {format_bytes(room - self.asked_bytes)} "
             f"of {format_bytes(room)} are not in use, but {self._largest}"
@@ -129,14 +141,17 @@ class Explanation:
         return f"{format_bytes(idle)} ({share}%)"
 
     @property
-    def _largest(self) -> str:
-        """The largest piece that is free where the request looks."""
+    def _free_here(self) -> list[int]:
+        """Sizes of the pieces that are free where the request looks."""
         assert self.want is not None
-        lane = self.want.lane
-        here = [b.size for s in self.segments if s.lane == lane for b in s.blocks if b.is_free]
-        if not here:
+        return free_in(self.segments, self.want.lane)
+
+    @property
+    def _largest(self) -> str:
+        """The largest of them, in words."""
+        if not self._free_here:
             return "nothing is free where it looks"
-        return f"the largest free piece where it looks has {format_bytes(max(here))}"
+        return f"the largest free piece where it looks has {format_bytes(max(self._free_here))}"
 
     @property
     def words(self) -> list[str]:
@@ -159,12 +174,14 @@ class Explanation:
                     f"Later the program holds {format_bytes(self.bound_bytes)} at once, "
                     f"{over} more than {why}."
                 )
-        least, sure = self.smallest_bytes, self.sure_bytes
-        if least is not None and sure is not None and room is not None:
-            line = f"The smallest GPU that works under this line has {format_bytes(least)}"
-            if sure > least:
-                line += f"; of larger ones some fail, from {format_bytes(sure)} on all that were "
-                line += "tried work"
+        least = self.smallest
+        if least is not None and room is not None:
+            line = f"The smallest GPU that works under this line has {format_bytes(least.bytes)}"
+            if not least.proven:
+                line += ", found by bisection"
+            if least.sure_bytes > least.bytes:
+                line += f"; of larger ones some fail, from {format_bytes(least.sure_bytes)} on all "
+                line += "that were tried work"
             out.append(f"{line}.")
         return out
 
@@ -180,8 +197,7 @@ def explain_moment(
     places: Places,
     under: Terms,
     moment: Moment,
-    smallest: int | None = None,
-    sure: int | None = None,
+    smallest: Smallest | None = None,
     advance: Callable[[], None] = lambda: None,
 ) -> Explanation:
     """Explain a moment.
@@ -191,8 +207,7 @@ def explain_moment(
         places: of its allocations.
         under: what it is replayed under.
         moment: of that replay.
-        smallest: least memory on which it runs, if that is known.
-        sure: from here on it runs on every size tried, if that is known.
+        smallest: the smallest device that it runs on, if that is known.
         advance: called after every replay.
     """
     segments = segments_of(moment.layout, under.settings.large_segment_size)
@@ -204,9 +219,13 @@ def explain_moment(
     kind: Verdict = "waste"
     if want is not None and room is not None and moment.kind == "failed":
         kind = "fragmentation"
+        is_there = room - reserved >= want.segment_bytes
         if asked + want.bytes > room:
             kind = "limit" if moment.met_limit else "exhaustion"
-        elif room - reserved >= want.segment_bytes:
+        elif moment.note:
+            found = max(free_in(segments, want.lane), default=0)
+            kind = "unexplained" if is_there or found >= want.block_bytes else kind
+        elif is_there:
             kind = "reservation"
     gpu = under.gpu
     device_bytes = None if gpu.capacity_bytes is None else gpu.capacity_bytes - gpu.other_bytes
@@ -229,8 +248,7 @@ def explain_moment(
         peak_reserved_bytes=moment.peak,
         asked_bytes=asked,
         bound_bytes=bound,
-        smallest_bytes=smallest,
-        sure_bytes=sure,
+        smallest=smallest,
         device_bytes=device_bytes,
         shares=shares_of(segments, want.lane if want else None, room),
         holders=holders_of(segments, places.__getitem__, places.freed),

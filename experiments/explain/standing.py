@@ -164,6 +164,11 @@ def units_of(segments: Sequence[Segment]) -> list[Unit]:
     return out
 
 
+def free_in(segments: Sequence[Segment], lane: Lane) -> list[int]:
+    """Return the sizes of a lane's free blocks."""
+    return [b.size for s in segments if s.lane == lane for b in s.blocks if b.is_free]
+
+
 def shares_of(segments: Sequence[Segment], lane: Lane | None, room: int | None) -> list[Share]:
     """Say where all the memory is; the shares add up to the room, or to what is reserved.
 

@@ -7,6 +7,7 @@ import io
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -20,6 +21,9 @@ from tightfit.policies.catalogue import MECHANISMS
 from tightfit.policies.contender import names
 from tightfit.sim.costs import CALLS, WAIT, driver_seconds
 from tightfit.sim.mechanism_replay import replay_mechanism
+from tightfit.traces.event import ENTRY_COLUMNS, Action, empty_columns
+from tightfit.traces.recording import DeviceRecording, Recording
+from tightfit.traces.store import save
 from tightfit.traces.units import MiB
 
 from .test_tune import subject
@@ -113,6 +117,30 @@ def test_the_table_says_who_is_best_and_by_how_much() -> None:
     assert first.startswith("expandable reserves least: 6,688.0 MiB, 28.6% less than pytorch")
     assert out.index("peak live bytes") < out.index("baseline")
     assert max(map(len, out.splitlines())) <= 100
+
+
+def test_who_reserves_as_much_as_the_baseline_does_not_win(tmp_path: Path) -> None:
+    one = tmp_path / "one.csv"
+    one.write_text("id,lower,upper,size\n0,0,9,1\n")
+    words = (str(one), "--policy", "best_fit", "--policy", "pytorch", "--packing", "0")
+    code, out = compare(*words)
+    assert code == 0
+    assert out.startswith("no policy reserves less than pytorch: 2.0 MiB (simulated)\n")
+    assert [r["policy"] for r in rows_of(*words)][1:] == ["pytorch", "best_fit"]
+
+
+def test_a_policy_that_is_told_something_does_not_belie_the_verdict() -> None:
+    _, out = compare(GPT, "--policy", "planned", "--packing", "0")
+    assert out.startswith("no policy that is told nothing beforehand reserves less than pytorch: ")
+
+
+def test_a_program_that_allocates_nothing_is_compared(tmp_path: Path) -> None:
+    entries = empty_columns(ENTRY_COLUMNS, 1)
+    entries["action"][:] = Action.SNAPSHOT
+    path = tmp_path / "nothing.npz"
+    save(Recording(path.name, {0: DeviceRecording(entries)}, streams=np.zeros(1, np.int64)), path)
+    words = (str(path), "--policy", "best_fit", "--policy", "pytorch", "--packing", "0")
+    assert compare(*words)[1].startswith("no policy reserves less than pytorch: 0 B (simulated)\n")
 
 
 def test_two_recordings_have_two_tables() -> None:

@@ -14,6 +14,7 @@ from tightfit.experiments.cli import main
 from tightfit.experiments.explain.asked import _smallest, ask, choose
 from tightfit.experiments.explain.explanation import Explanation
 from tightfit.experiments.explain.moment import terms_of
+from tightfit.experiments.smallest import Smallest
 from tightfit.experiments.subject import find_release, load_subjects
 from tightfit.policies.native import replay_native
 from tightfit.sim.device import Device
@@ -98,7 +99,7 @@ def test_fragmentation_is_told_with_who_pins_and_the_least_that_frees(tmp_path: 
     (change,) = found.changes
     assert (change.kind, change.blocks, change.bytes) == ("release", 2, 18 * MiB)
     assert change.fits and change.where == (f"project/{KEPT}",)
-    assert found.smallest_bytes == 90 * MiB
+    assert found.smallest == Smallest(90 * MiB, True, 90 * MiB)
     assert found.verdict == (
         "FRAGMENTATION at entry 16: 30.0 MiB were wanted and 33.0 MiB of 60.0 MiB are not in use, "
         "but the largest free piece where it looks has 9.0 MiB"
@@ -119,6 +120,16 @@ def test_a_pool_of_its_own_for_what_stays_is_found_to_help(tmp_path: Path) -> No
     helped = {c.kind: c for c in found.changes}
     assert helped["own pool"].where == (f"project/{KEPT}",)
     assert helped["own pool"].fits and helped["own pool"].blocks == 6
+
+
+def test_where_nothing_is_reserved_no_share_of_it_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text("id,lower,upper,size\n0,0,9,30000000\n")
+    assert explained(path).verdict == (
+        "GREW TO ITS PEAK at entry 0: 28.6 MiB were wanted and nothing was reserved (simulated)"
+    )
+    first = explained(DATA / "oom.default.npz", at=0)
+    assert first.verdict == "at entry 0: nothing is reserved (simulated)"
 
 
 def test_true_exhaustion_is_told_with_who_holds_memory(tmp_path: Path, capsys: Any) -> None:
@@ -217,6 +228,28 @@ def test_a_failure_that_no_replay_shows_is_explained_as_recorded(tmp_path: Path)
     assert not found.changes, "a replay that does not fail shows of no change that it helps"
 
 
+def test_a_failure_although_there_was_room_is_not_called_fragmentation(
+    tmp_path: Path, capsys: Any
+) -> None:
+    written_as = written(scattered(), tmp_path / "a.pickle", capacity=60 * MiB)
+    content = pickle.loads(written_as.read_bytes())
+    content["device_traces"][0][-1]["size"] = 5 * MiB
+    path = story.dump(content, tmp_path / "less.pickle")
+    assert main(["explain", str(path)]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.startswith(
+        "UNEXPLAINED at entry 15: the recorded run did not get 5.0 MiB, though a free piece of "
+        "9.0 MiB would have done wanted at "
+    )
+    assert "No change was tried: no replay fails here" in said and "that was tried" not in said
+    assert explained(path).kind == "unexplained"
+    # What could be given back was, before the request failed.
+    assert explained(failing(tmp_path, 2 * MiB, 0)).verdict == (
+        "UNEXPLAINED at entry 9: the recorded run did not get 2.0 MiB, though 20.0 MiB of 22.0 MiB "
+        "were not reserved"
+    )
+
+
 def test_a_state_without_history_is_explained_as_it_is(tmp_path: Path, capsys: Any) -> None:
     content = story.snapshot()
     content["device_traces"] = [[]]
@@ -240,7 +273,7 @@ def test_a_long_trace_is_refused(tmp_path: Path, capsys: Any) -> None:
     assert main(["workloads", "kv_doubling", str(path), "--events", "2000"]) == 0
     capsys.readouterr()
     assert main(["explain", str(path)]) == 2
-    assert "is a long trace" in capsys.readouterr().err
+    assert "found a long trace" in capsys.readouterr().err
 
 
 def test_what_was_live_before_recording_began_is_said_so(tmp_path: Path) -> None:
@@ -282,9 +315,9 @@ def test_a_recorded_start_is_kept_only_where_the_device_has_room_for_it(
             assert code == device["ooms"]
     assert code == 1  # half as much as was live then is too little
     terms = terms_of(subject, None, release("2.15"), Device(held))
-    least, _ = _smallest(subject, terms, lambda: None)
-    assert terms.keeps_start and least is not None
-    for total, ooms in ((least, 0), (least - 2 * MiB, 1)):
+    found = _smallest(subject, terms, lambda: None)
+    assert terms.keeps_start and found is not None
+    for total, ooms in ((found.bytes, 0), (found.bytes - 2 * MiB, 1)):
         assert main(["replay", str(path), "--capacity", str(total)]) == ooms
     capsys.readouterr()
 
@@ -335,6 +368,7 @@ def test_json_tells_all_of_it(capsys: Any) -> None:
     answer = json.loads(capsys.readouterr().out)
     assert answer["simulated"] is True and answer["kind"] == "fragmentation"
     assert answer["capacity_bytes"] == answer["room_bytes"] == 4044 * MiB
+    assert answer["other_bytes"] == 0
     assert answer["want"]["lane"] == {"stream": 0, "pool": 0, "is_small": False}
     assert {"conf", "torch", "torch_found", "device", "entry", "words", "findings"} <= set(answer)
     assert {"where", "blocks", "bytes", "alone_bytes", "shared_bytes", "never_freed"} == set(
@@ -353,6 +387,13 @@ def test_a_recording_that_ran_out_leads_to_its_explanation(capsys: Any) -> None:
     assert f"tightfit explain {path} --conf '' --capacity 4044MiB / " in capsys.readouterr().out
     assert main(["tune", path, "--capacity", "3GiB"]) == 1
     assert f"next: tightfit explain {path} --conf" in capsys.readouterr().out
+
+
+def test_what_to_type_next_has_the_release_that_was_asked_for(capsys: Any) -> None:
+    path = str(DATA / "oom.default.npz")
+    asked = "--capacity 4044MiB --torch 2.14"
+    assert main(["explain", path, "--torch", "2.14"]) == 0
+    assert capsys.readouterr().out.endswith(f"next: tightfit tune {path} {asked}\n")
 
 
 @pytest.mark.parametrize(("at", "code"), [(0, 0), (2949, 0), (2950, 2), (-1, 2)])

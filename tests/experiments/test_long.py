@@ -54,7 +54,10 @@ def test_compare_gives_the_same_rows_and_says_who_is_missing(tmp_path: Path) -> 
     rows = [run("compare", path, *words)["traces"][0]["rows"] for path in (long, recording)]
     assert rows[0] == rows[1]
     text = CliRunner().invoke(app, ["compare", str(long)]).stdout
-    assert "no offline packing was searched for" in text and "clairvoyant" in text
+    missing = "no offline packing was searched for, and planned, clairvoyant were left out"
+    assert missing in " ".join(text.split())
+    for form in ("--json", "--markdown", "--latex"):
+        assert missing in CliRunner().invoke(app, ["compare", str(long), form]).stdout
 
 
 @pytest.mark.parametrize(
@@ -83,6 +86,11 @@ def test_a_converted_recording_gives_the_same_answers(path: Path, tmp_path: Path
         (("replay", "x.events", "--snapshot", "x.pickle"), "too long for a snapshot"),
         (("compare", "x.events", "--policy", "clairvoyant"), "told of the whole program"),
         (("convert", "x.events", "y.npz"), "found a long trace"),
+        (("live", "--policy", "best_fit", "--check", "x.events"), "as live --check needs them"),
+        (("live", "--policy", "expandable", "--check", "x.events"), "as live --check needs them"),
+        (("verify", "x.events", "--conf", ""), "as verify needs them; expected the recording it"),
+        (("tune", "x.events", "--policy", "planned"), "as --policy planned needs them"),
+        (("run", "x.toml"), "planned: it is told of the whole program beforehand, and x is a long"),
         (("replay", "x.events", "--device", "3"), "no history of device 3"),
         (("replay", "cut.events"), "cut short"),
         (("info", "flipped.events"), "wrong checksum"),
@@ -105,6 +113,10 @@ def test_what_cannot_be_done_is_said_in_one_line(
     Path("cut.events").write_bytes(data[:-9])
     data[9000] ^= 4
     Path("flipped.events").write_bytes(data)
+    Path("x.toml").write_text(
+        'question = "?"\n[[trace]]\nfile = "x.events"\n'
+        '[[policy]]\nname = "planned"\ntune = "each"\n'
+    )
     assert main(list(words)) == 2
     err = capsys.readouterr().err.strip().splitlines()[-1]
     assert err.startswith("tightfit: ") and said in err

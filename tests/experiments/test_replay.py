@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 from tightfit.experiments.cli import app, main
 
 DATA = Path(__file__).resolve().parents[2] / "traces" / "data"
-GPT = str(DATA / "gpt_bf16_varlen.default.npz")
+GPT, SMALL = str(DATA / "gpt_bf16_varlen.default.npz"), str(DATA / "mlp_train.npz")
 FIELDS = (
-    "device conf torch capacity_bytes events peak_reserved_bytes peak_allocated_bytes "
+    "device conf torch capacity_bytes other_bytes events peak_reserved_bytes peak_allocated_bytes "
     "peak_active_bytes peak_requested_bytes final_reserved_bytes device_allocs device_frees "
     "alloc_retries ooms first_oom_event"
 ).split()
@@ -57,13 +57,53 @@ def test_memory_of_others_counts() -> None:
     assert (fits, crowded) == (0, 1)
 
 
+def test_what_to_type_next_has_the_device_as_it_was_asked_about(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    asked = "--capacity 80GB --other 500MB --device 0 --torch 2.15"
+    assert main(["replay", SMALL, *asked.split()]) == 0
+    assert capsys.readouterr().out.endswith(f"next: tightfit tune {SMALL} {asked}\n")
+
+
+@pytest.fixture(scope="module")
+def newer(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A recording whose settings torch 2.4 refuses."""
+    out = str(tmp_path_factory.mktemp("newer") / "newer.pickle")
+    assert main(["replay", SMALL, "--conf", "large_segment_size_mb:48", "--snapshot", out]) == 0
+    return out
+
+
+@pytest.mark.parametrize("command", ["replay", "explain", "check"])
+def test_recorded_settings_that_are_refused_are_not_said_to_be_used(
+    command: str, newer: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    assert main([command, newer, "--torch", "2.4"]) == (command == "check")
+    said = capsys.readouterr().out
+    assert "settings: (default)\n" in said
+    assert "torch 2.4 refuses the recorded settings" in " ".join(said.split())
+    assert said.endswith(f"next: tightfit tune {newer} --torch 2.4\n")
+    code, answer = run(command, newer, "--torch", "2.4")
+    assert answer.get("conf", "") == "" and code == (command == "check")
+    assert "refused_settings" in [f["kind"] for f in answer["findings"]]
+
+
+def test_recorded_settings_are_said_to_be_so(
+    newer: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["replay", newer]) == 0
+    assert "settings: large_segment_size_mb:48, as recorded\n" in capsys.readouterr().out
+    _, answer = run("replay", newer, "--torch", "2.4", "--conf", "")
+    assert "refused_settings" not in [f["kind"] for f in answer["findings"]]
+
+
 def test_writes_a_snapshot_that_our_own_reader_reproduces(tmp_path: Path) -> None:
     out = tmp_path / "out.pickle"
     code, said = run(
         "replay", GPT, "--conf", "expandable_segments:True", "--snapshot", str(out),
         "--torch", "2.15",
     )  # fmt: skip
-    assert code == 0
+    assert code == 0 and said["files"] == [str(out)]
     written = pickle.loads(out.read_bytes())
     assert written["tightfit"]["simulated"] is True
     reserved = sum(s["total_size"] for s in written["segments"])
@@ -90,7 +130,9 @@ def test_a_snapshot_replaces_nothing_unasked_and_never_its_own_recording(
         assert main(words) == 2
         assert "is the recording itself; name another file" in capsys.readouterr().err
     assert mine.read_bytes() == before
+    capsys.readouterr()
     assert main(["replay", str(mine), "--snapshot", str(out)]) == 0
+    assert f"written: {out}" in capsys.readouterr().out.splitlines()
 
 
 def test_check_answers_the_json_contract() -> None:
@@ -115,6 +157,9 @@ def test_check_says_no_under_rules_that_do_not_fit() -> None:
     [
         (["replay", GPT, "--conf", "expandable_segment:True"], "expandable_segments"),
         (["replay", GPT, "--capacity", "24 potatoes"], "24GiB"),
+        (["replay", GPT, "--capacity", "80"], "expected memory of a GPU; did you mean 80GiB?"),
+        (["replay", GPT, "--capacity", "81559"], "did you mean 81559MiB?"),
+        (["replay", GPT, "--capacity", "80GiB", "--other", "2"], "--other: found 2 bytes"),
         (["replay", GPT, "--torch", "3.0"], "2.15"),
         (["replay", GPT, "--device", "7"], "device 7"),
         (["replay", GPT, "--other", "1GiB"], "--capacity"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,8 @@ from tightfit.sim.settings_line import format_settings, parse_settings
 from tightfit.traces.errors import ConfigError
 from tightfit.traces.recording import DeviceRecording, Recording
 from tightfit.traces.units import MiB
+
+from .story import dump, snapshot
 
 DATA = Path(__file__).resolve().parents[2] / "traces" / "data"
 RULES = release("2.15")
@@ -83,9 +86,9 @@ def test_every_enumerated_line_is_one_the_release_accepts() -> None:
 def test_smallest_capacity_is_where_the_program_stops_fitting() -> None:
     gpt = subject("gpt_checkpoint.default")
     bench = Bench([gpt], RULES, Device())
-    size = bench.min_capacity(Settings())
-    assert size is not None
-    for total, ooms in ((size, 0), (size - 2 * MiB, 1)):
+    least = bench.smallest_device(Settings())
+    assert least is not None
+    for total, ooms in ((least.bytes, 0), (least.bytes - 2 * MiB, 1)):
         run = bench._run(gpt, Settings(), Device(total))
         assert run.stats["num_ooms"] == ooms
 
@@ -128,6 +131,24 @@ def test_tunes_several_recordings_for_the_worst_of_them() -> None:
     assert said["best"]["peak_reserved_bytes"] == max(
         t["best"]["peak_reserved_bytes"] for t in said["traces"]
     )
+
+
+def test_one_device_of_several_is_tuned_alone(tmp_path: Path, capsys: Any) -> None:
+    """The second device holds what the first does: only it is asked about, and named again."""
+    content = snapshot()
+    content["segments"].append(copy.deepcopy(content["segments"][0]) | {"device": 1})
+    content["device_traces"].append(copy.deepcopy(content["device_traces"][0]))
+    path = str(dump(content, tmp_path / "two.pickle"))
+    words = ["--trials", "0", "--torch", "2.12"]
+    devices = {None: [0, 1], 1: [1]}
+    for device, found in devices.items():
+        asked = [] if device is None else ["--device", str(device)]
+        code, answer = command(path, *words, *asked)
+        assert code == 0 and [t["device"] for t in answer["traces"]] == found
+    assert main(["tune", path, *words, "--device", "1"]) == 0
+    assert " --device 1 --torch 2.12" in capsys.readouterr().out.splitlines()[-1]
+    assert main(["tune", path, "--device", "2"]) == 2
+    assert "found no history of device 2, expected one of 0, 1" in capsys.readouterr().err
 
 
 def test_a_key_the_release_lacks_is_refused_with_the_nearest() -> None:

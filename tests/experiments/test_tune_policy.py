@@ -89,8 +89,10 @@ def test_where_nothing_fits_the_best_wastes_least_all_the_same() -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--policy", "pytorch"), "nothing to tune there"),
-        (("--policy", "best_fit_segmented"), "under the name of its policy"),
+        (("--policy", "pytorch"), "`tightfit tune TRACE` without --policy tunes its settings line"),
+        (("--policy", "expandable"), "expandable is PyTorch's own allocator, which declares no"),
+        (("--policy", "best_fit_segmented"), "with segment=20MiB and no more; expected best_fit"),
+        (("--policy", "best_fit:quantum=4096"), "the parameters 'quantum=4096', expected best_fit"),
         (("--policy", "best_fitt"), "did you mean 'best_fit'"),
         (("--policy", "best_fit", "--without", "expandable_segments"), "--without"),
         (("--policy", "nowhere.py"), "nowhere.py"),
