@@ -54,7 +54,7 @@ def run(
     from ..outfile import make_folder
     from ..screen import BESIDE_PLAIN, announce_compiling, warn
     from .journal import Journal
-    from .line_up import line_up
+    from .line_up import line_up, need_others
     from .question import read_question
     from .recordings import sources
     from .results import JOURNAL, write_results
@@ -63,6 +63,7 @@ def run(
     question = read_question(file)
     entrants = line_up(question, release(question.torch or KNOWN[-1]))
     found = sources(question.traces, file.parent)
+    need_others(entrants, found)
     folder = out if out is not None else file.with_suffix(".results")
     if question.driver_costs:
         read_costs(file.parent / question.driver_costs)
@@ -76,8 +77,7 @@ def run(
         tables = runner.run()
     except KeyboardInterrupt:
         warn(
-            f"{runner.measured + runner.kept:,} results are kept in {folder}; the same command "
-            "goes on from there"
+            f"{_many(runner.runs[0], 'run')} kept in {folder}; the same command goes on from there"
         )
         raise
     costs = costs_words() if runner.costs is None else Path(question.driver_costs).name
@@ -121,7 +121,9 @@ def _say_what(
                      "without": e.asked.without}
                     for e in entrants
                 ],
-                "traces": [{"name": s.name, "content": s.content} for s in found],
+                "traces": [
+                    {"name": s.name, "program": s.program, "content": s.content} for s in found
+                ],
             }
         )  # fmt: skip
         return
@@ -199,7 +201,8 @@ def _answer(
         for capacity, mine in groups.items():
             verdict(verdicts[capacity])
             _show(found[capacity], mine, question)
-        say(f"{runner.measured:,} results are new, {runner.kept:,} were kept from earlier runs")
+        runs, before = runner.runs
+        say(f"{_many(runs, 'run')}: {runs - before:,} new, {before:,} kept from before")
         print("written:", ", ".join(map(str, paths)))
     return all(_winner(o) is not None for o in found.values())
 
@@ -209,7 +212,7 @@ def _show(found: Sequence[Overall], tables: Sequence[Measured], question: Questi
     from ..row_columns import COLUMNS, shown_cells
     from ..screen import Column, say, table
     from .overall import SAME
-    from .tables import cautions, interval, ordered, searched
+    from .tables import cautions, interval, many_programs, ordered, searched
 
     if len(tables) == 1:
         shown = [COLUMNS[name] for name in question.columns]
@@ -240,8 +243,8 @@ def _show(found: Sequence[Overall], tables: Sequence[Measured], question: Questi
     base = next(o.policy for o in found if o.role == "baseline")
     say(
         f"runs: on so many of {len(tables)} recordings. saved: of the peak of {base}, by the "
-        f"geometric mean. less, same, more: on how many it reserves less than {base} by "
-        f"{SAME:.0%} or more, about as much, more."
+        f"geometric mean over {many_programs(tables)}. less, same, more: on how many recordings "
+        f"it reserves less than {base} by {SAME:.0%} or more, about as much, more."
     )
     for line in [*cautions(tables), *searched(question)]:
         say(f"note: {line}")

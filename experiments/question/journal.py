@@ -9,31 +9,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from functools import cache
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from ...sim.costs import FILE as COSTS
-from ...traces.jit import source_hash
+from ..code_hash import code_hash
 
 FORMAT = 1  # another one, when what is kept of a run changes
 
 
 def key_of(*parts: object) -> str:
     """Return a name that is equal only if all parts and the code are."""
-    words = json.dumps([FORMAT, _code(), *parts], default=str)
+    words = json.dumps([FORMAT, code_hash(), *parts], default=str)
     return hashlib.sha256(words.encode()).hexdigest()[:24]
-
-
-@cache
-def _code() -> str:
-    """What changes whenever a figure might: kernels, the search and its choices, driver costs."""
-    digest = hashlib.sha256(source_hash().encode())
-    here = Path(__file__).parent
-    for path in (*sorted(here.parent.glob("*.py")), *sorted(here.glob("*.py")), COSTS):
-        digest.update(path.read_bytes() + b"\0")
-    return digest.hexdigest()
 
 
 def mark_of(key: object, value: object) -> str:

@@ -16,6 +16,7 @@ from ...traces.errors import ConfigError, PolicyError
 from ..candidates import forbidden_keys
 from ..row import BOUNDS, PACKING
 from .question import TUNE_FOR, PolicyAsked, Question
+from .recordings import Source
 
 TUNED = "tuned on"
 
@@ -85,6 +86,20 @@ def line_up(question: Question, rules: Release) -> list[Entrant]:
                 "each once, or a label of its own"
             )
     return entrants
+
+
+def need_others(entrants: Sequence[Entrant], found: Sequence[Source]) -> None:
+    """Whoever is searched on other programs than its own needs some.
+
+    Raises:
+        ConfigError: there is one program only.
+    """
+    where = next((e.asked.where for e in entrants if e.asked.tune == "others"), None)
+    if where is not None and len({s.program for s in found}) == 1:
+        raise ConfigError(
+            f'{where}: tune: found "others" with recordings of a single program; expected "each", '
+            "or recordings of several programs"
+        )
 
 
 def check(entrant: Entrant, rules: Release) -> None:

@@ -6,17 +6,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...policies.catalogue import NATIVE, POLICIES, PRESETS
+from ...policies.contender import BASELINE
 from ...traces.errors import ConfigError, did_you_mean
 from ...traces.requests import FITTED
 from ...traces.serving import MOST_EVENTS, WORKLOADS
 from ...traces.synthetic import PATTERNS
 from ..row_columns import COLUMNS
-from .section import Section, Wrong, count, read_toml, size, words
+from .section import Section, Wrong, count, memory, read_toml, words
 
 UNLIMITED = "unlimited"
 TUNE = ("each", "all", "others")
 TUNE_FOR = ("peak_reserved", "smallest_gpu")
 MADE = (*WORKLOADS, *PATTERNS)
+# Keys of the file, of a [[trace]] of either kind, and of a [[policy]] beside its parameters.
+TOP = (
+    "question", "torch", "seed", "packing_seconds", "driver_costs", "device", "table", "trace",
+    "policy",
+)  # fmt: skip
+OF_TRACE = ("file", "device", "sha256", "workload", "events", "seeds", "lengths", "program")
+OF_POLICY = ("name", "label", "baseline", "tune", "tune_for", "trials", "conf", "without")
 USUAL = ("peak_reserved", "saved", "above_bound", "smallest_gpu", "driver_calls", "driver_time")
 
 
@@ -30,6 +39,7 @@ class TraceAsked:
         device: which device of them; None = all.
         sha256: what the file must hash to; "" = anything.
         workload, events, seeds, lengths: a synthetic one, once for each seed.
+        program: variants of one program share it; "" = the file's, or the workload's, own.
     """
 
     where: str
@@ -40,6 +50,7 @@ class TraceAsked:
     events: int
     seeds: tuple[int, ...]
     lengths: str
+    program: str
 
 
 @dataclass(frozen=True)
@@ -111,18 +122,19 @@ def read_question(path: Path) -> Question:
         ConfigError: it cannot be read, or something in it is not acceptable.
     """
     top = read_toml(path)
+    top.only(*TOP)
     question = top.text("question")
     torch = top.text("torch", "")
     seed = top.whole("seed", 0)
     packing = top.number("packing_seconds", 2.0)
     costs = top.text("driver_costs", "")
     device, table = top.table("device"), top.table("table")
+    device.only("capacity", "other")
+    table.only("columns", "sort_by")
     traces = tuple(map(_trace, top.tables("trace")))
     policies = tuple(map(_policy, top.tables("policy")))
-    top.done()
     capacities = device.several("capacity", _capacity, (None,))
-    other = device.one("other", size, 0)
-    device.done()
+    other = device.one("other", memory, 0)
     if other and capacities == (None,):
         raise ConfigError(f"{device.where}: other: it matters only with a capacity; give both")
     for capacity in capacities:
@@ -130,7 +142,6 @@ def read_question(path: Path) -> Question:
             raise device.fault("other", device.given["other"], "less than the capacity")
     columns = table.several("columns", _column, USUAL)
     sort_by = table.one_of("sort_by", columns, columns[0])
-    table.done()
     if not traces:
         raise ConfigError(f"{path.name}: no [[trace]]; expected at least one recording")
     if not policies:
@@ -145,19 +156,20 @@ def _capacity(value: Any) -> int | None:
     if value == UNLIMITED:
         return None
     try:
-        return size(value)
+        return memory(value)
     except Wrong as wrong:
         raise Wrong(f'{wrong.expected}, or "{UNLIMITED}"') from None
 
 
 def _column(value: Any) -> str:
-    if value not in COLUMNS:
+    if not isinstance(value, str) or value not in COLUMNS:
         near = did_you_mean(value, COLUMNS) if isinstance(value, str) else ""
         raise Wrong(f"one of {', '.join(COLUMNS)}{near}")
     return value
 
 
 def _trace(section: Section) -> TraceAsked:
+    section.only(*OF_TRACE)
     synthetic = section.has("workload")
     if synthetic == section.has("file"):
         raise ConfigError(
@@ -177,11 +189,17 @@ def _trace(section: Section) -> TraceAsked:
         device = section.whole("device", 0) if "device" in section.given else None
         section.has("device")
         sha256 = section.text("sha256", "").lower()
+    program = section.text("program", "")
     section.done()
-    return TraceAsked(section.where, file, device, sha256, workload, events, seeds, lengths)
+    return TraceAsked(
+        section.where, file, device, sha256, workload, events, seeds, lengths, program
+    )
 
 
 def _policy(section: Section) -> PolicyAsked:
+    declared = _declared(section.given.get("name", BASELINE))
+    if declared is not None:
+        section.only(*OF_POLICY, *declared)
     name = section.text("name")
     label = section.text("label", "")
     is_baseline = section.flag("baseline")
@@ -196,7 +214,7 @@ def _policy(section: Section) -> PolicyAsked:
     for key in ("trials", "tune_for"):
         if not tune and key in section.given:
             raise ConfigError(f'{section.where}: {key}: it matters only with tune, e.g. "each"')
-    if name == "pytorch":
+    if name == BASELINE:
         if tune:
             without = section.several("without", words, ())
         else:
@@ -212,6 +230,14 @@ def _policy(section: Section) -> PolicyAsked:
     return PolicyAsked(
         where, name, label, is_baseline, lines, params, tune, tune_for, trials, without
     )
+
+
+def _declared(name: object) -> list[str] | None:
+    """Parameters of a policy of the catalogue; None = only its own file says, if there is one."""
+    if str(name) in NATIVE:
+        return []
+    policy = POLICIES.get(PRESETS.get(str(name), (str(name), ""))[0])
+    return None if policy is None else [p.name for p in policy.params]
 
 
 def _param(value: Any) -> str:

@@ -31,6 +31,7 @@ class Source:
         path: the file; of a synthetic one a name for it.
         digest: the file's sha256, or what a synthetic one is made from.
         device: the one asked for; None = all.
+        program: variants of one program share it.
         load: reads or makes it, and returns its devices.
     """
 
@@ -38,6 +39,7 @@ class Source:
     path: Path
     digest: str
     device: int | None
+    program: str
     load: Callable[[], list[Subject]]
 
     @property
@@ -98,7 +100,7 @@ def _files(asked: TraceAsked, folder: Path) -> list[Source]:
         def load(path: Path = path) -> list[Subject]:
             return load_subjects(path, asked.device)
 
-        out.append(Source(path.stem, path, digest, asked.device, load))
+        out.append(Source(path.stem, path, digest, asked.device, asked.program or digest, load))
     return out
 
 
@@ -120,9 +122,8 @@ def _synthetic(asked: TraceAsked) -> list[Source]:
             f" seed {seed}" if len(asked.seeds) > 1 else ""
         )
         content = ", ".join(filter(None, parts))
-        out.append(
-            Source(name, Path(f"{asked.workload} ({content})"), f"made: {content}", None, load)
-        )
+        path, program = Path(f"{asked.workload} ({content})"), asked.program or asked.workload
+        out.append(Source(name, path, f"made: {content}", None, program, load))
     return out
 
 

@@ -16,9 +16,10 @@ from ...sim.release import Release, release
 from ...traces.errors import ConfigError, PolicyError
 from ...traces.units import format_bytes
 from ..comparison import TraceRows
-from ..row import Row, bound_rows, min_capacity, packing_row, row_of
+from ..row import Row, bound_rows, packing_row, row_of, smallest_of
 from ..screen import progress
 from ..share_out import share_out
+from ..smallest import Smallest, with_smallest
 from ..subject import Subject, find_release
 from ..tune_policy import tune_policy
 from ..tuning import find_line
@@ -34,6 +35,7 @@ class Measured:
 
     Attributes:
         trace: what it is called; rows: bounds, then policies as they stand in the file.
+        program: variants of one program share it.
         content: what decides the programs of the recording.
         device: index of the recorded device.
         events: allocations and frees.
@@ -47,6 +49,7 @@ class Measured:
     """
 
     trace: str
+    program: str
     content: str
     device: int
     events: int
@@ -95,6 +98,7 @@ class Runner:
             self.costs = read_costs(question.path.parent / question.driver_costs)
         self.shares = any(e.asked.tune in ("all", "others") for e in entrants)
         self._used: set[str] = set()
+        self._rows: list[str] = []
         self._loaded: dict[str, Loaded] = {}
 
     @property
@@ -106,6 +110,12 @@ class Runner:
     def measured(self) -> int:
         """Results that were new."""
         return self.journal.added
+
+    @property
+    def runs(self) -> tuple[int, int]:
+        """Replays of a policy on a device: how many are there, how many of them were before."""
+        done = [key for key in self._rows if self.journal.get(key) is not None]
+        return len(done), sum(key in self.journal.before for key in done)
 
     def run(self) -> list[Measured]:
         """Measure everything and return it, the recordings in the order of the file.
@@ -142,13 +152,13 @@ class Runner:
         """Measure one device of a recording on one simulated device."""
         source, index = loaded.source, place["index"]
         start = (source.content, index, rules.name)
-        texts = {e.label: self._text(e, loaded, index, gpu, rules) for e in self.entrants}
         for e in self.entrants:
-            if told["is_long"] and self._contender(e, texts, rules).knows:
+            if told["is_long"] and playing(e.label, e.text, rules).knows:
                 raise ConfigError(
                     f"{e.asked.where}: it is told of the whole program beforehand, and "
                     f"{source.name} is a long trace, never in memory as a whole"
                 )
+        texts = {e.label: self._text(e, loaded, index, gpu, rules) for e in self.entrants}
         bound = _row(place["bound"])
         jobs: dict[str, Callable[[], Any]] = {}
         rows: dict[str, str] = {}
@@ -162,11 +172,12 @@ class Runner:
             )
             if "smallest_gpu" in self.question.columns:
                 least[e.label] = key_of("smallest", *start, policy, gpu.other_bytes)
-                jobs[least[e.label]] = lambda e=e: min_capacity(
+                jobs[least[e.label]] = lambda e=e: smallest_of(
                     self._contender(e, texts, rules),
                     loaded.packed(index),
                     Device(None, gpu.other_bytes),
                 )
+        self._rows += rows.values()
         self._measure(jobs, what, lambda: loaded.packed(index))
         head = [bound]
         if self.question.packing_seconds and not told["is_long"]:
@@ -181,11 +192,11 @@ class Runner:
             role = "told" if row.role == "told" else "policy"
             row = replace(row, role="baseline" if e.is_baseline else role)
             if e.label in least:
-                row = replace(row, min_capacity_bytes=self.journal.get(least[e.label])["value"])
+                row = with_smallest(row, _smallest(self.journal.get(least[e.label])))
             body.append(row)
         return Measured(
-            source.name, source.content, index, place["events"], rules.name, told["words"],
-            place["is_warm"], told["notes"], gpu.capacity_bytes, [*head, *body],
+            source.name, source.program, source.content, index, place["events"], rules.name,
+            told["words"], place["is_warm"], told["notes"], gpu.capacity_bytes, [*head, *body],
             {label: self._relative(text) for label, text in texts.items()},
             [e.label for e in self.entrants if e.asked.tune],
         )  # fmt: skip
@@ -213,7 +224,7 @@ class Runner:
         return self.journal.get(key)
 
     def _keep(self, key: str, value: Any) -> None:
-        plain = asdict(value) if isinstance(value, Row) else value
+        plain = asdict(value) if isinstance(value, Row | Smallest) else value
         self.journal.put(key, plain if isinstance(plain, dict) else {"value": plain})
 
     def _relative(self, text: str) -> str:
@@ -241,11 +252,7 @@ class Runner:
                 )["devices"]
             ]
         if asked.tune == "others":
-            among = [a for a in among if by_content[a[0]].digest != loaded.source.digest]
-            if not among:
-                raise ConfigError(
-                    f'{asked.where}: tune: found "others" with a single recording; expected "each"'
-                )
+            among = [a for a in among if by_content[a[0]].program != loaded.source.program]
         key = key_of(
             "tuned", among, rules.name, identity(entrant.text), asdict(gpu), asked.trials,
             asked.without, asked.tune_for,
@@ -348,6 +355,10 @@ def _check(entrant: Entrant, rules: Release, source: Source) -> None:
 
 def _row(kept: dict[str, Any]) -> Row:
     return Row(**{**kept, "ignores": tuple(kept["ignores"])})
+
+
+def _smallest(kept: dict[str, Any]) -> Smallest | None:
+    return None if "value" in kept else Smallest(**kept)
 
 
 def words_of(gpu: Device) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ...traces.errors import ConfigError, did_you_mean
-from ...traces.units import parse_bytes
+from ...traces.units import parse_bytes, with_its_unit
 
 Value = TypeVar("Value")
 _KINDS: dict[type, str] = {
@@ -35,7 +35,7 @@ def read_toml(path: Path) -> Section:
 
 
 class Section:
-    """One table. Keys are asked for one by one; `done` refuses those that nobody asked for.
+    """One table. Keys are asked for one by one; `only` and `done` refuse those of another name.
 
     Args:
         where: what stands in front of messages.
@@ -106,12 +106,20 @@ class Section:
         Raises:
             ConfigError: there is one.
         """
+        self.only(*self.asked)
+
+    def only(self, *names: str) -> None:
+        """Refuse keys that are none of these: said before a key they may stand for is missed.
+
+        Raises:
+            ConfigError: there is one.
+        """
         for name in self.given:
-            if name not in self.asked:
-                near = did_you_mean(name, self.asked)
+            if name not in names:
+                near = did_you_mean(name, names)
                 raise ConfigError(
                     f"{self.where}: unknown key '{name}'"
-                    + (near or f"; it has {', '.join(dict.fromkeys(self.asked))}")
+                    + (near or f"; it has {', '.join(dict.fromkeys(names))}")
                 )
 
     def _get(self, name: str, default: Any, read: Callable[[Any], Any]) -> Any:
@@ -140,14 +148,18 @@ class Wrong(Exception):
         self.expected, self.found = expected, found
 
 
-def size(value: Any) -> int:
-    """Bytes: a whole number, or a text such as "24GiB"."""
+def memory(value: Any) -> int:
+    """Bytes of a GPU's memory: a whole number, or a text such as "24GiB"."""
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise Wrong('a size such as "24GiB" or 1073741824')
     try:
-        return parse_bytes(str(value))
+        found = parse_bytes(str(value))
     except ConfigError:
         raise Wrong('a size such as "24GiB" or 1073741824') from None
+    meant = with_its_unit(str(value), found)
+    if meant:
+        raise Wrong(f'memory of a GPU such as "{meant}"')
+    return found
 
 
 def words(value: Any) -> str:

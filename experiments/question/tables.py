@@ -65,12 +65,30 @@ def overall_words(tables: Sequence[Measured]) -> str:
     """How to read the table over all recordings."""
     base = next(r.policy for r in tables[0].rows if r.role == "baseline")
     return (
-        f"Saved: of the peak reserved bytes of {base}, by the geometric mean over the recordings "
-        "on which both run; its interval by resampling the recordings; the worst of them. Less and "
+        f"Saved: of the peak reserved bytes of {base}, by the geometric mean over the "
+        f"{many_programs(tables)} on which both run; its interval by resampling these; the worst "
+        f"recording. {_room(tables)}Less and "
         f"more: by {SAME:.0%} or more. p: Wilcoxon signed-rank, two-sided, not corrected for the "
-        f"number of policies. Neither interval nor p with fewer than {LEAST_PAIRS} recordings. The "
-        "smallest GPU is over all recordings, and found by bisection; above bound is where it ran."
+        f"number of policies. Neither interval nor p with fewer than {LEAST_PAIRS} of them. The "
+        "smallest GPU is over all recordings; above bound is where it ran."
     )
+
+
+def _room(tables: Sequence[Measured]) -> str:
+    if tables[0].capacity_bytes is not None:
+        return ""
+    return (
+        "Memory never runs out here; on the device that recorded a program its cache may have been "
+        "given back, and less have been reserved. "
+    )
+
+
+def many_programs(tables: Sequence[Measured]) -> str:
+    """Over what means are taken."""
+    programs = len({t.program for t in tables})
+    if programs == len(tables):
+        return f"{programs} programs"
+    return f"{programs} programs (variants of one count as one)"
 
 
 def matrix(tables: Sequence[Measured], column: RowColumn) -> tuple[Lines, Bold]:

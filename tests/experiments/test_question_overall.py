@@ -13,13 +13,13 @@ from tightfit.experiments.question.runner import Measured
 from tightfit.experiments.row import Row
 
 
-def table(name: str, peaks: dict[str, int | None], bound: int = 50) -> Measured:
+def table(name: str, peaks: dict[str, int | None], bound: int = 50, program: str = "") -> Measured:
     rows = [Row("peak live bytes", "bound", "", bound, None)]
     for policy, peak in peaks.items():
         role = "baseline" if policy == "base" else "policy"
         above = None if peak is None else peak / bound - 1
         rows.append(Row(policy, role, "", peak, above, ooms=int(peak is None)))
-    return Measured(name, name, 0, 1, "2.15.0", "", False, [], None, rows, {}, [])
+    return Measured(name, program or name, name, 0, 1, "2.15.0", "", False, [], None, rows, {}, [])
 
 
 def found(peaks: list[dict[str, int | None]]) -> dict[str, Overall]:
@@ -80,3 +80,22 @@ def test_the_best_stands_first_and_what_fails_last() -> None:
     out = found([peaks, peaks | {"b": None, "c": 10}, peaks | {"c": 10}])
     assert list(out) == ["a", "base", "b", "c"] or list(out) == ["a", "base", "c", "b"]
     assert list(out)[2] == "c"  # one failure each; it saves more where it runs
+
+
+def test_variants_of_a_program_count_as_one() -> None:
+    """Ten seeds of one program are no ten witnesses."""
+    ratios = {"x": [0.5, 0.6, 0.7, 0.5], "y": [1.0], "z": [0.9, 0.8]}
+    tables = [
+        table(f"{name}{k}", {"base": 1000, "a": int(1000 * r)}, program=name)
+        for name, of in ratios.items()
+        for k, r in enumerate(of)
+    ]
+    (a,) = [o for o in overall(tables, seed=0) if o.policy == "a"]
+    assert (a.pairs, a.programs, a.better, a.same) == (7, 3, 6, 1)
+    logs = [np.mean(np.log(of)) for of in ratios.values()]
+    assert a.saved == pytest.approx(1 - math.exp(np.mean(logs)))
+    assert a.low is None and a.p is None  # three programs are too few, whatever seven say
+
+
+def test_of_equals_the_baseline_stands_first() -> None:
+    assert list(found([{"a": 100, "base": 100}])) == ["base", "a"]

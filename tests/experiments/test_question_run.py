@@ -81,6 +81,14 @@ def test_what_is_done_is_not_done_again(
     assert [r["policy"] for r in more["traces"][0]["rows"]][-2:] == ["told", "buddy"]
 
 
+def test_what_check_counts_is_what_was_run(file: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["run", str(file), "--check"]) == 0
+    assert ": 8 runs," in capsys.readouterr().out.splitlines()[0]
+    for said in ("8 runs: 8 new, 0 kept from before", "8 runs: 0 new, 8 kept from before"):
+        assert main(["run", str(file)]) == 0
+        assert said in capsys.readouterr().out.splitlines()
+
+
 def test_an_interrupted_experiment_goes_on(
     file: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -92,7 +100,7 @@ def test_an_interrupted_experiment_goes_on(
 
     monkeypatch.setattr(running, "packing_row", interrupt)
     assert main(["run", str(file)]) == 130
-    assert "9 results are kept" in capsys.readouterr().err
+    assert "4 runs kept in" in capsys.readouterr().err
     folder = file.with_suffix(".results")
     assert [p.name for p in folder.iterdir()] == ["journal.jsonl"]
     with (folder / "journal.jsonl").open("a", encoding="utf-8") as journal:
@@ -204,7 +212,7 @@ def test_others_need_others(tmp_path: Path, capsys: pytest.CaptureFixture) -> No
         encoding="utf-8",
     )
     assert main(["run", str(file)]) == 2
-    assert 'found "others" with a single recording; expected "each"' in capsys.readouterr().err
+    assert 'found "others" with recordings of a single program' in capsys.readouterr().err
 
 
 def test_a_policy_of_ones_own_is_found_beside_the_file_and_known_by_its_text(
@@ -255,7 +263,7 @@ def test_other_code_measures_anew(
     file: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = run(file, capsys)
-    monkeypatch.setattr(keeping, "_code", lambda: "other code")
+    monkeypatch.setattr(keeping, "code_hash", lambda: "other code")
     again = run(file, capsys)
     assert (again["kept"], again["measured"]) == (0, first["measured"])
 
