@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -90,9 +91,15 @@ def search_params(
         trial = study.ask()
         values = {}
         for p in params:
-            x = trial.suggest_int(p.name, inside(p.low, p), inside(p.high, p))
+            x = trial.suggest_int(p.name, inside(p.low, p), inside(p.high, p), step=_step(p))
             values[p.name] = 1 << x if p.log else x
         study.tell(trial, judge(values))
+
+
+def _step(p: Param) -> int:
+    """Sizes vary by what their range is declared in, up to the 2 MiB that the driver gives out."""
+    is_size = p.unit == "bytes" and not p.log
+    return math.gcd(p.low, p.high, p.default, 2 * MiB) if is_size else 1
 
 
 class _Space:

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from tightfit.experiments.cli import app, main
 from tightfit.experiments.search import search_params
 from tightfit.sim.param import Param
+from tightfit.traces.units import GiB, MiB
 
 ROOT = Path(__file__).resolve().parents[2]
 TRACE = str(ROOT / "traces" / "data" / "cnn_resolutions.default.npz")
@@ -27,6 +28,8 @@ def test_values_proposed_lie_within_their_ranges_and_begin_at_the_defaults() -> 
     params = (
         Param("page", 2048, 512, 4096, "a power of two", "bytes", True),
         Param("share", 7, 3, 9, "a plain number"),
+        Param("segment", 20 * MiB, 0, 4 * GiB, "what the driver gives", "bytes"),
+        Param("head", 96, 32, 640, "of some bytes", "bytes"),
     )
     seen: list[dict[str, int]] = []
 
@@ -35,7 +38,9 @@ def test_values_proposed_lie_within_their_ranges_and_begin_at_the_defaults() -> 
         return float(values["page"] * values["share"])
 
     search_params(params, judge, 40)
-    assert seen[0] == {"page": 2048, "share": 7} and len(seen) == 40
+    first = {"page": 2048, "share": 7, "segment": 20 * MiB, "head": 96}
+    assert seen[0] == first and len(seen) == 40
+    assert {v["segment"] % (2 * MiB) for v in seen} == {0} == {v["head"] % 32 for v in seen}
     for values in seen:
         for p in params:
             p.check(values[p.name], "proposed")
