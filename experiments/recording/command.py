@@ -105,7 +105,8 @@ def record(
             "--entries",
             metavar="N",
             min=1000,
-            help=f"Keep only the newest N entries of each device (default: {ENTRIES:,}).",
+            help=f"Keep only the newest N entries of each device (default: {ENTRIES:,}); not with "
+            "--fake.",
             show_default=False,
         ),
     ] = None,
@@ -147,6 +148,8 @@ def record(
         raise ConfigError("--no-scratch is for --fake; elsewhere PyTorch itself asks for scratch")
     if fake is not None and (stand_in is not None or ranks):
         raise ConfigError("--fake records one process; give it without --stand-in and --ranks")
+    if fake is not None and entries is not None:
+        raise ConfigError("--entries: with --fake every entry is kept")
     if torch is not None and stand_in is None:
         raise ConfigError(
             "--torch is for --stand-in; on a GPU the program's own PyTorch is recorded"

@@ -205,6 +205,8 @@ def test_nothing_is_overwritten_and_nothing_run_before_the_name_is_checked(
         ([], "tightfit record -- python train.py"),
         (["--stand-in", "h100", "--", sys.executable, "-c", ""], "did you mean 'h100-80g'?"),
         (["--fake", "h100", "--", sys.executable, "-c", ""], "--fake: found no device 'h100'"),
+        (["--fake", "h100-80g", "--ranks", "2", "--", "python"], "--fake records one process"),
+        (["--fake", "h100-80g", "--entries", "5000", "--", "python"], "every entry is kept"),
         (["--stacks", "c", "--", sys.executable], "python, all or none"),
         (["--torch", "2.15.0", "--", sys.executable], "--torch is for --stand-in"),
         (["--prepare"], "tightfit record --stand-in GPU --prepare"),
