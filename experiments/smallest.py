@@ -19,7 +19,7 @@ LARGEST = (
 )  # where the search ends; a line that leaves a program a millionth may want more
 BELOW_EVENTS = 60_000_000  # replayed at most to try sizes below the bisected one
 ABOVE = 64  # sizes tried above: a quarter of them next to it, the others up to the peak
-MANY_EVENTS = 4_000_000  # of a program: fewer sizes above are tried for a longer one
+MANY_EVENTS = 4_000_000  # of the programs: fewer sizes above are tried of longer ones
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +59,14 @@ def find_smallest(
     """
     tried: dict[int, bool] = {}
     events = 0
+    greedy = sorted(range(len(free)), key=lambda k: -free[k].stats["reserved_bytes.all.peak"])
 
     def fits(total: int) -> bool:
         nonlocal events
         if total not in tried:
             tried[total] = True
-            for play in programs:
-                run = play(total)
+            for k in greedy:  # who needs most fails first
+                run = programs[k](total)
                 events += run.n_ops
                 if not ran(run):
                     tried[total] = False
@@ -141,7 +142,7 @@ def _live(free: Sequence[Run]) -> int:
 
 def _above(least: int, free: Sequence[Run], other: int) -> list[int]:
     """Sizes to try between the smallest device and one with room for the peak."""
-    events = max(run.n_ops for run in free)
+    events = sum(run.n_ops for run in free)
     number = ABOVE if events <= MANY_EVENTS else max(4, ABOVE * MANY_EVENTS // events)
     peak = max(run.stats["reserved_bytes.all.peak"] for run in free)
     steps = (peak + other - least) // CAPACITY_STEP
