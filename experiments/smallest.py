@@ -14,10 +14,9 @@ from ..traces.units import MiB, TiB, round_up
 Result = TypeVar("Result", bound=Any)  # Shown, Row, Tried
 
 CAPACITY_STEP = 2 * MiB  # the driver gives out no less
-LARGEST = (
-    1024 * TiB
-)  # where the search ends; a line that leaves a program a millionth may want more
+LARGEST = 1024 * TiB  # the search ends there; a line may leave a program a millionth of it
 BELOW_EVENTS = 60_000_000  # replayed at most to try sizes below the bisected one
+REPLAY_EVENTS = 10_000  # what a replay costs beside its events
 ABOVE = 64  # sizes tried above: a quarter of them next to it, the others up to the peak
 MANY_EVENTS = 4_000_000  # of the programs: fewer sizes above are tried of longer ones
 
@@ -67,7 +66,7 @@ def find_smallest(
             tried[total] = True
             for k in greedy:  # who needs most fails first
                 run = programs[k](total)
-                events += run.n_ops
+                events += run.n_ops + REPLAY_EVENTS
                 if not ran(run):
                     tried[total] = False
                     break

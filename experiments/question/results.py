@@ -40,11 +40,13 @@ def write_results(
 def runs_csv(question: Question, tables: Sequence[Measured]) -> str:
     """Every run, a line each, in bytes and seconds; an empty cell does not apply.
 
-    Columns: where it ran (trace, content, device, events, torch, capacity_bytes, other_bytes), the
-    policy as `--policy` takes it, and all attributes of its row.
+    Columns: where it ran (trace, program, content, device, events, torch, capacity_bytes,
+    other_bytes), the policy as `--policy` takes it, and all attributes of its row.
     """
     out = io.StringIO()
-    where = ["trace", "content", "device", "events", "torch", "capacity_bytes", "other_bytes"]
+    where = [
+        "trace", "program", "content", "device", "events", "torch", "capacity_bytes", "other_bytes",
+    ]  # fmt: skip
     columns = list(Row.__dataclass_fields__)
     writer = csv.DictWriter(out, [*where, "text", *columns], lineterminator="\n")
     writer.writeheader()

@@ -93,3 +93,10 @@ def test_the_search_ends_where_nothing_is_large_enough() -> None:
     play, free, asked = playing("streams.default", "per_process_memory_fraction:0.000000001")
     assert find_smallest([play], [free]) is None
     assert LARGEST < max(asked) < 4 * LARGEST and len(asked) < 60
+
+
+def test_a_search_among_many_sizes_ends_however_early_each_fails() -> None:
+    play, free, asked = playing("streams.default", "per_process_memory_fraction:0.001")
+    found = find_smallest([play], [free], most=3_000_000)
+    assert found is not None and not found.proven
+    assert 100 < len(set(asked)) < 400
