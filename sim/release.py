@@ -1,8 +1,7 @@
 """What changed between PyTorch releases, as data: one switch per change that moves memory.
 
 The switches were established by driving the compiled allocators of 13 releases: 2.1.2, and one of
-each minor in KNOWN. `tightfit prove` drives those again, but for 2.5 and 2.7 (RELEASES in
-experiments/oracle/wheels.py; docs/exactness.md says what this leaves open).
+each minor in KNOWN, which `tightfit prove` drives again (RELEASES in experiments/oracle/wheels.py).
 """
 
 from __future__ import annotations

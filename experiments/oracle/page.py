@@ -42,17 +42,6 @@ WHY = {
     "its capture, and a free raises. Compared up to the call.",
 }
 
-# Minors with rules that are not among RELEASES: which release was driven, and what sets it apart.
-NOT_RUN = {
-    "2.5": (
-        "2.5.1",
-        "from 2.4 it differs in two things, private pools that can use expandable segments and an "
-        "oversize release that passes over expandable blocks; from 2.6 in one, which brought "
-        "`max_non_split_rounding_mb`.",
-    ),
-    "2.7": ("2.7.1", "no difference from 2.6 was found."),
-}
-
 _HEAD = """# Exactness
 
 Written by `python -m tightfit.experiments.oracle.page docs README.md` from the records in
@@ -84,11 +73,7 @@ expand).
 """
 
 _MINORS = (
-    "A patch release follows the rules of its minor. {known} minors have rules, {oldest} to "
-    "{newest}; not run here are",
-    "They are believed on less: {driven} were driven once, when the rules were established on the "
-    "compiled allocators of 13 releases (`sim/release.py`), and no record of those runs is kept. "
-    "`all` leaves them out; `tightfit prove --torch {asked}` asks for them.",
+    "A patch release follows the rules of its minor, and every minor with rules was run.",
     "A snapshot does not name its release, but its keys and the order in which it uses blocks of "
     "equal size again narrow it down. Of the releases that are left the newest is followed: 2.8, "
     "2.11, 2.12 or {newest}, unless `--torch` names another. What `tightfit record` writes names "
@@ -210,21 +195,8 @@ def _repeat(entries: Sequence[Entry]) -> str:
 
 
 def _minors() -> str:
-    """Return which releases with rules were not run, and whose rules a recording follows."""
-    run = {version.rpartition(".")[0] for version in RELEASES}
-    not_run = {minor: NOT_RUN[minor] for minor in KNOWN if minor not in run}
-    driven = [version for version, _ in not_run.values()]
-    said = [
-        _wrapped(
-            text.format(
-                known=len(KNOWN), oldest=KNOWN[0], newest=KNOWN[-1], driven=_listed(driven),
-                asked=",".join(driven),
-            )
-        )
-        for text in _MINORS
-    ]  # fmt: skip
-    items = "".join(_item(f"{minor}: {what}") for minor, (_, what) in not_run.items())
-    return "\n".join([said[0], items, *said[1:]])
+    """Return which releases have rules, and whose rules a recording follows."""
+    return "\n".join(_wrapped(t.format(oldest=KNOWN[0], newest=KNOWN[-1])) for t in _MINORS)
 
 
 def _except() -> str:
@@ -251,15 +223,25 @@ def _listed(words: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
 
 
-def _again(found: dict[str, Any], option: str, key: str, file: str) -> str:
-    """Return the commands that make a record anew: as many, from the same first one on."""
+def _again(
+    found: dict[str, Any], option: str, key: str, file: str, of_each: bool = True
+) -> str:
+    """Return the commands that make a record anew: as many, from the same first one on.
+
+    Args:
+        found: the record.
+        option: which says how many: of each release, or of all together.
+        key: how many there were of a release.
+        file: where the record lies.
+        of_each: the option's number is that of each release.
+    """
     asked: dict[tuple[int, int], list[str]] = {}
     for r in found["releases"]:
         asked.setdefault((r["seed"], r[key]), []).append(r["torch"])
     into = f" > docs/exactness/{file}" if len(asked) == 1 else ""
     lines = [
         f"tightfit prove --torch {'all' if tuple(torch) == RELEASES else ','.join(torch)} "
-        f"--seed {seed} --{option} {n} --json{into}\n"
+        f"--seed {seed} --{option} {n if of_each else n * len(torch)} --json{into}\n"
         for (seed, n), torch in asked.items()
     ]
     return "\n```sh\n" + "".join(lines) + "```\n"
@@ -297,7 +279,7 @@ def _predictions(found: dict[str, Any]) -> str:
         table(head, rows)
         + "\n"
         + table(["what no recording shows", "programs", "share"], reasons)
-        + _again(found, "predictions", "triples", "predictions.json")
+        + _again(found, "predictions", "triples", "predictions.json", of_each=False)
     )
 
 

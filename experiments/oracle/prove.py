@@ -70,7 +70,8 @@ def prove(
             "--predictions",
             metavar="N",
             min=1,
-            help="Predict N programs for other settings from recordings, and compare with those.",
+            help="Predict N programs, of all releases together, for other settings from "
+            "recordings, and compare with those.",
             show_default=False,
         ),
     ] = None,

@@ -23,9 +23,10 @@ from pathlib import Path
 from ...traces.errors import ConfigError, VerificationError
 from ..screen import warn
 
-# A release of every minor with rules of its own, and its last patch release.
+# The last patch release of every minor that has rules (sim/release.py, KNOWN).
 RELEASES = (
-    "2.4.1", "2.6.0", "2.8.0", "2.9.1", "2.10.0", "2.11.0", "2.12.1", "2.13.0", "2.14.1", "2.15.0",
+    "2.4.1", "2.5.1", "2.6.0", "2.7.1", "2.8.0", "2.9.1", "2.10.0", "2.11.0", "2.12.1", "2.13.0",
+    "2.14.1", "2.15.0",
 )  # fmt: skip
 WHEELS_VARIABLE = "TIGHTFIT_WHEELS"  # folder of wheels, or of unpacked ones
 LIBRARIES = ("torch/lib/libc10.so", "torch/lib/libc10_cuda.so")

@@ -1,4 +1,4 @@
-"""The simulator against what ten releases' own compiled allocators answered, kept in files."""
+"""The simulator against what twelve releases' own compiled allocators answered, kept in files."""
 
 from __future__ import annotations
 
