@@ -223,9 +223,7 @@ def _listed(words: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
 
 
-def _again(
-    found: dict[str, Any], option: str, key: str, file: str, of_each: bool = True
-) -> str:
+def _again(found: dict[str, Any], option: str, key: str, file: str, of_each: bool = True) -> str:
     """Return the commands that make a record anew: as many, from the same first one on.
 
     Args:
