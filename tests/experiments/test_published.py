@@ -21,7 +21,7 @@ from tightfit.sim.release import release
 
 FOLDER = Path(__file__).resolve().parents[2] / "experiments" / "published"
 FILES = sorted(FOLDER.glob("*.toml"))
-MOST_EVENTS = 70_000
+MOST_EVENTS = 15_000
 
 
 def published(file: Path) -> list[dict[str, str]]:
