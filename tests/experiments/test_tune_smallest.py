@@ -39,7 +39,7 @@ def said(capsys: pytest.CaptureFixture, *words: str) -> dict[str, Any]:
     return json.loads(capsys.readouterr().out)
 
 
-@pytest.mark.parametrize("name", ["mlp_train", "oom.default", "streams.default"])
+@pytest.mark.parametrize("name", ["mlp_train", "streams.default"])
 def test_no_line_tried_runs_on_less(name: str) -> None:
     """Each line bisected by itself, without a limit, beside what is found with one."""
     subjects = load_subjects(DATA / f"{name}.npz")
