@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Any
 
-from ..policies.catalogue import PRESETS
 from ..policies.contender import BASELINE, contender
 from ..policies.live_bytes import peak_live_bytes
 from ..policies.named import find_policy
@@ -161,14 +160,9 @@ def tune_policy(
         smallest: seek values that run on the smallest device, not those that reserve least.
 
     Raises:
-        PolicyError: there is no such policy.
+        PolicyError: there is no such policy, or it is PyTorch's own or a preset.
         ConfigError: it has nothing to tune.
     """
-    if name in PRESETS or name.partition(":")[0] == BASELINE:
-        raise ConfigError(
-            f"--policy: {name}: nothing to tune there; PyTorch's own settings are tuned without "
-            "--policy, a preset under the name of its policy"
-        )
     label, policy = find_policy(name)
     if not policy.params:
         raise ConfigError(f"--policy: {label} declares no parameters, so there is nothing to tune")
