@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .capture_hook import ENTRIES, circumstances, start_history
+from .capture_hook import ENTRIES, circumstances, start_history, take_snapshot
 from .errors import ConfigError, TraceError
 
 
@@ -46,7 +46,7 @@ def record(path: Path | str, *, stacks: str = "python", entries: int = ENTRIES) 
         yield
     finally:
         # Pickled and read back: the reader checks and interns, and never sees live objects.
-        data = pickle.dumps(torch.cuda.memory._snapshot(), protocol=4)
+        data = pickle.dumps(take_snapshot(torch), protocol=4)
         facts = circumstances(torch)
         torch.cuda.memory._record_memory_history(enabled=None)
         _write(data, {**facts, "reason": "asked"}, path)

@@ -61,7 +61,7 @@ def write_snapshot(torch: Any, stem: str, reason: str, reads: Any = None) -> Non
         reason: why now: "exit", "oom", "signal" or "asked".
         reads: Counter of places where the program read values back, if anybody counted.
     """
-    snapshot = torch.cuda.memory._snapshot()
+    snapshot = take_snapshot(torch)
     told = {**circumstances(torch), "reason": reason}
     if reads is not None:
         told["reads"] = reads.most_common()
@@ -71,6 +71,22 @@ def write_snapshot(torch: Any, stem: str, reason: str, reads: Any = None) -> Non
     with open(stem + ".part", "w", encoding="utf-8") as file:
         json.dump(told, file)
     os.replace(stem + ".part", stem + ".json")
+
+
+def take_snapshot(torch: Any) -> dict[str, Any]:
+    """Return what PyTorch recorded.
+
+    To name the lines of code that torch.compile wrote PyTorch imports torch._inductor, which takes
+    seconds. Where the program has not done so, there is no such code.
+    """
+    if "torch._inductor" in sys.modules:
+        return torch.cuda.memory._snapshot()
+    nothing = torch._inductor = object()
+    try:
+        return torch.cuda.memory._snapshot()
+    finally:
+        if vars(torch).get("_inductor") is nothing:
+            del torch._inductor
 
 
 def circumstances(torch: Any) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from tightfit.experiments.recording import overhead
 from tightfit.experiments.recording.launch import Plan, environment, find_python
 from tightfit.experiments.recording.overhead import measure_overhead
 from tightfit.experiments.recording.profiles import find_profile, profiles
+from tightfit.traces.capture_hook import take_snapshot
 from tightfit.traces.errors import ConfigError
 from tightfit.traces.load import load
 
@@ -238,6 +240,24 @@ def test_a_recording_without_entries_is_not_passed_off_as_one(here: Path, capsys
     )
     assert record("-o", "lost.npz", "--", sys.executable, lost) == 0
     assert "0 entries: nothing was allocated, or" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("compiles", [False, True])
+def test_the_compiler_is_left_alone_by_programs_that_did_not_use_it(
+    monkeypatch: pytest.MonkeyPatch, compiles: bool
+) -> None:
+    torch: Any = ModuleType("torch")
+    inductor = ModuleType("torch._inductor")
+
+    def snapshot() -> dict[str, Any]:
+        # As PyTorch looks for it: the module is imported when somebody asks torch for it.
+        return {"looked": getattr(torch, "_inductor", inductor) is inductor}
+
+    torch.cuda = SimpleNamespace(memory=SimpleNamespace(_snapshot=snapshot))
+    if compiles:
+        monkeypatch.setitem(sys.modules, "torch._inductor", inductor)
+    assert take_snapshot(torch) == {"looked": compiles}
+    assert not hasattr(torch, "_inductor")
 
 
 UNREADABLE = (

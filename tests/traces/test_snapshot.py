@@ -49,6 +49,7 @@ def real_files(shared):
     )
 
 
+@pytest.mark.slow
 def test_agrees_with_the_unpickler_on_every_real_file(shared):
     files = [f for f in real_files(shared) if "serve_growing_kv" not in f.name]
     assert len(files) > 30
