@@ -8,23 +8,35 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from .options import MAIN_PATH_SECONDS, AsJson, Torch, TraceOrLong
+from .options import MAIN_PATH_SECONDS, AsJson, RecordedConf, Then, Torch, TraceOrLong
 
 if TYPE_CHECKING:
     from .exactness import Exactness
     from .subject import Subject
 
 
-def check(trace: TraceOrLong, torch: Torch = None, as_json: AsJson = False) -> None:
+def check(
+    trace: TraceOrLong,
+    conf: RecordedConf = None,
+    then: Then = None,
+    torch: Torch = None,
+    as_json: AsJson = False,
+) -> None:
     """Replay as recorded and compare every address."""
     from ..traces.load import check_there
+    from .asked_calls import make_calls, parse_then, then_words
     from .asked_device import torch_words
+    from .release_fit import find_release
     from .screen import announce_compiling, emit_json, note, say, suggest, table, verdict
-    from .subject import find_release, load_subjects
+    from .subject import load_subjects
 
+    calls = parse_then(then or [])
     check_there(trace)
     announce_compiling(MAIN_PATH_SECONDS)
     subjects = load_subjects(trace)
+    make_calls(subjects, calls)
+    for subject in subjects:
+        subject.begun_under = conf
     fit = find_release(subjects, torch)
     exact = all(e.is_exact for e in fit.exactness)
     complete = all(e.complete for e in fit.exactness)
@@ -56,10 +68,11 @@ def check(trace: TraceOrLong, torch: Torch = None, as_json: AsJson = False) -> N
             }
         )
     else:
-        then = f"tightfit tune {shlex.quote(str(trace))}{torch_words(torch)}"
+        next_one = f"tightfit tune {shlex.quote(str(trace))}{then_words(then or [])}"
+        next_one += torch_words(torch)
         verdict(line)
         if not compared:
-            _show_nothing(subjects, then)
+            _show_nothing(subjects, next_one)
             return
         columns = ["device", "allocations", "exact", "driver calls", "exact", "final state"]
         rows = [
@@ -81,7 +94,7 @@ def check(trace: TraceOrLong, torch: Torch = None, as_json: AsJson = False) -> N
                 say(f"device {e.device}, first difference: {e.divergence}")
         say(_what_it_means(exact, complete))
         note(findings)
-        suggest(then)
+        suggest(next_one)
     if not exact:
         raise typer.Exit(1)
 

@@ -83,9 +83,10 @@ def compare(
         without_foresight,
     )
     from .formats import comma_separated, latex, markdown
+    from .release_fit import find_release
     from .row_columns import chosen as columns_of
     from .screen import BESIDE_PLAIN, announce_compiling, emit_json, note, progress
-    from .subject import find_release, load_subjects
+    from .subject import load_subjects
 
     if as_markdown + as_csv + as_latex + as_json > 1:
         raise ConfigError("--markdown, --csv, --latex and --json: choose one of them")

@@ -39,6 +39,8 @@ class Exactness:
         lost_frees: blocks that vanished with no recorded free; their frees are inferred.
         complete: nothing had to be guessed.
         divergence: the first difference in words; "" if there is none.
+        differs_at: the recorded entry of the first difference; one beyond the last if only the last
+            state differs; None = nothing does.
     """
 
     device: int
@@ -51,6 +53,7 @@ class Exactness:
     lost_frees: int
     complete: bool
     divergence: str
+    differs_at: int | None
 
     @property
     def is_empty(self) -> bool:
@@ -103,6 +106,9 @@ def compare_with_recording(packed: Packed, settings: Settings, rules: Release) -
     )
     missing, extra = recorded - mine, mine - recorded
     assert run.layout is not None
+    ends_alike = same_layout(run.layout, program.end)
+    wrong = _first_wrong_op(program, mallocs, placed, missing, extra)
+    differs_at = None if wrong == program.n_ops and ends_alike else _entry_at(program, wrong)
     return Exactness(
         device=program.device,
         allocs=len(mallocs),
@@ -110,10 +116,11 @@ def compare_with_recording(packed: Packed, settings: Settings, rules: Release) -
         segments=recorded.total(),
         segments_exact=recorded.total() - missing.total(),
         segments_extra=extra.total(),
-        final_blocks_exact=same_layout(run.layout, program.end),
+        final_blocks_exact=ends_alike,
         lost_frees=sum(f.count for f in program.findings if f.kind in LOST),
         complete=program.complete,
         divergence=_first_divergence(program, run, mallocs, placed, missing, extra),
+        differs_at=differs_at,
     )
 
 
@@ -156,6 +163,24 @@ def _first_divergence(
     found = int(run.addr[alloc])
     predicted = f"predicted at {found:#x}" if found else "predicted to run out of memory"
     return where + f"{int(program.addr[alloc]):#x}, {predicted}"
+
+
+def _first_wrong_op(
+    program: Program,
+    mallocs: np.ndarray,
+    placed: np.ndarray,
+    missing: Counter[tuple[int, int, int, int]],
+    extra: Counter[tuple[int, int, int, int]],
+) -> int:
+    """The op of the first difference; the number of ops if there is none."""
+    calls = [op for op, *_ in (*missing, *extra)]
+    return min([*mallocs[~placed][:1].tolist(), *calls], default=program.n_ops)
+
+
+def _entry_at(program: Program, op: int) -> int:
+    """The entry of an op, or of the next that has one; one beyond the last if none has."""
+    known = program.entry[op:][program.entry[op:] >= 0]
+    return int(known[0]) if len(known) else int(program.entry.max(initial=-1)) + 1
 
 
 def _place(program: Program, op: int) -> str:

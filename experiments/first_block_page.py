@@ -17,7 +17,8 @@ from ..sim.settings_line import parse_settings
 from ..traces.units import MiB
 from ..traces.whole_file import replacing
 from .first_block import STEP, best_first_block, with_first_block
-from .subject import Subject, find_release, load_subjects
+from .release_fit import find_release
+from .subject import Subject, load_subjects
 from .tuning import EXPANDABLE
 
 DATA = Path(__file__).parents[1] / "traces" / "data"

@@ -127,6 +127,11 @@ def write_recording(
         )
     chosen = have[0] if device is None else device
     program = lift(recording, chosen)
+    if program.settings_calls:
+        raise ConfigError(
+            f"{recording.name}: found {len(program.settings_calls):,} settings calls of the "
+            "program, which a long trace has no place for; expected none"
+        )
     shows_driver = recording.devices[chosen].shows_driver
     if shows_driver:
         said = [Finding("no_driver", 1, LEFT_OUT, chosen)]

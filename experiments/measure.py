@@ -11,16 +11,15 @@ from threading import Lock
 
 import numpy as np
 
-from ..policies.native import requests_of
-from ..policies.pytorch import PYTORCH
+from ..policies.native import conditions_of, parts_of, replay_native
 from ..sim.device import Device
 from ..sim.packing import Packed
 from ..sim.release import Release
-from ..sim.replay import replay
 from ..sim.requests import Requests
 from ..sim.run import Run
 from ..sim.settings import Settings
 from ..sim.state import HUGE, MAX_NON_SPLIT_ROUNDING, MAX_SPLIT
+from ..traces.errors import PolicyError
 from ..traces.units import MiB
 from .outcome import Outcome
 from .outcome_cache import OutcomeCache, identity
@@ -139,17 +138,28 @@ class Bench:
             share_out(work, todo[start : start + ROUND])
 
     def distinct(self, lines: Iterable[Settings]) -> list[Settings]:
-        """The first line of each behaviour on these subjects."""
+        """The first line of each behaviour on these subjects; none that they cannot run under."""
         first: dict[bytes, Settings] = {}
-        for settings in lines:
+        for settings in filter(self.admits, lines):
             first.setdefault(self.effect(settings), settings)
         return list(first.values())
+
+    def admits(self, settings: Settings) -> bool:
+        """Whether the settings calls that the programs make are accepted under a line."""
+        try:
+            for subject in self.subjects:
+                if subject.program.settings_calls:
+                    self._parts(subject, settings, self.gpu)
+        except PolicyError:
+            return False
+        return True
 
     def effect(self, settings: Settings) -> bytes:
         """Equal for two lines that cannot behave differently on these subjects."""
         digest = hashlib.blake2b(digest_size=16)
         for subject in self.subjects:
-            _feed(digest, self._requests(subject, settings, self.gpu), settings)
+            for requests, _ in self._parts(subject, settings, self.gpu):
+                _feed(digest, requests)
         return digest.digest()
 
     def smallest_device(self, settings: Settings) -> Smallest | None:
@@ -194,6 +204,7 @@ class Bench:
         room = self.gpu.capacity_bytes
         limited = settings.per_process_memory_fraction < 1 or settings.throw_on_cudamalloc_oom
         limited |= settings.large_segment_size % self.gpu.granularity != 0  # costs more than it has
+        limited |= len(subject.program.settings_calls) > 0  # which may be of these kinds
         if room is not None:
             peak = free.stats["reserved_bytes.all.peak"]
             if limited or peak + self.gpu.other_bytes > room:
@@ -215,19 +226,20 @@ class Bench:
             smallest_bytes=smallest,
         )
 
-    def _requests(self, subject: Subject, settings: Settings, gpu: Device) -> Requests:
-        kept = self.packed(subject).keeps_start
-        return requests_of(subject.program, settings, self.rules, gpu, kept)
+    def _parts(
+        self, subject: Subject, settings: Settings, gpu: Device
+    ) -> list[tuple[Requests, Device]]:
+        packed = self.packed(subject)
+        return parts_of(packed, conditions_of(packed, settings, self.rules, gpu), self.rules)
 
     def _run(self, subject: Subject, settings: Settings, gpu: Device, bound: int = HUGE) -> Run:
-        requests = self._requests(subject, settings, gpu)
-        return replay(self.packed(subject), PYTORCH, requests, gpu, bound=bound)
+        return replay_native(self.packed(subject), settings, self.rules, gpu, bound=bound)
 
     def _run_on(self, subject: Subject, settings: Settings, total: int) -> Run:
         return self._run(subject, settings, replace(self.gpu, capacity_bytes=total))
 
 
-def _feed(digest: hashlib.blake2b, requests: Requests, settings: Settings) -> None:
+def _feed(digest: hashlib.blake2b, requests: Requests) -> None:
     """Add to a digest all that can decide anything, in a canonical form."""
     expands = bool(requests.expands.any())
     options = dict(requests.options)

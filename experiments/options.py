@@ -49,6 +49,26 @@ Conf = Annotated[
         show_default=False,
     ),
 ]
+RecordedConf = Annotated[
+    str | None,
+    typer.Option(
+        "--conf",
+        metavar="LINE",
+        help="The PYTORCH_CUDA_ALLOC_CONF line it began under (default: the recorded one, which is "
+        "the one at the end).",
+        show_default=False,
+    ),
+]
+Then = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--then",
+        metavar="ENTRY:LINE",
+        help="The program itself sets LINE before this entry, as "
+        "torch.cuda.memory._set_allocator_settings(LINE) does; repeatable.",
+        show_default=False,
+    ),
+]
 Capacity = Annotated[
     str | None,
     typer.Option(

@@ -28,6 +28,7 @@ def identity(programs: Sequence[Packed], rules: Release, gpu: Device) -> str:
     digest = hashlib.sha256(repr((code_hash(), rules, gpu)).encode())
     for packed in programs:
         p = packed.program
+        digest.update(repr(p.settings_calls).encode())
         arrays = (p.request, p.req_size, p.req_stream, p.req_pool)
         if packed.source is None:
             arrays = (packed.events, p.entry, *arrays)

@@ -17,6 +17,7 @@ from .options import (
     DeviceIndex,
     Force,
     Other,
+    Then,
     Torch,
     TraceOrLong,
 )
@@ -70,6 +71,7 @@ class Replayed:
 def replay(
     trace: TraceOrLong,
     conf: Conf = None,
+    then: Then = None,
     torch: Torch = None,
     capacity: Capacity = None,
     other: Other = None,
@@ -93,12 +95,14 @@ def replay(
 ) -> None:
     """Replay under other settings, release or device size."""
     from ..traces.load import check_there
+    from .asked_calls import make_calls, parse_then, then_words
     from .asked_device import device_words, parse_device, torch_words
     from .line_notes import notes_on
     from .out_of_memory import advice_on_capacity
     from .outfile import check_output
+    from .release_fit import find_release
     from .screen import announce_compiling, emit_json
-    from .subject import find_release, load_subjects
+    from .subject import load_subjects
     from .unseen_notes import unseen_notes
 
     if snapshot is not None:
@@ -108,9 +112,11 @@ def replay(
 
             raise ConfigError(f"--snapshot: {snapshot} is the recording itself; name another file")
     gpu = parse_device(capacity, other)
+    calls = parse_then(then or [])
     check_there(trace)
     announce_compiling(MAIN_PATH_SECONDS)
     subjects = load_subjects(trace, device)
+    make_calls(subjects, calls)
     if snapshot is not None and subjects[0].kept.source is not None:
         from ..traces.errors import ConfigError
 
@@ -153,6 +159,7 @@ def replay(
         )
     else:
         path, asked = shlex.quote(str(trace)), device_words(gpu, device) + torch_words(torch)
+        asked = then_words(then or []) + asked
         _show(results, notes, fit.words, conf, keep_going, path, asked, snapshot)
     if out_of_memory:
         raise typer.Exit(1)

@@ -1,4 +1,4 @@
-"""What a question is asked of: a recording's programs, and the release whose rules they follow."""
+"""What a question is asked of: the programs of a recording's devices."""
 
 from __future__ import annotations
 
@@ -6,12 +6,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-
-from ..policies.native import replay_native
 from ..sim.device import Device
 from ..sim.packing import Packed, pack, packed_long
-from ..sim.release import KNOWN, Release, release
+from ..sim.release import Release
 from ..sim.settings import Settings
 from ..sim.settings_line import parse_settings
 from ..traces.errors import ConfigError, PolicyError, TraceError
@@ -19,12 +16,9 @@ from ..traces.history import lift
 from ..traces.load import load
 from ..traces.long_read import open_long
 from ..traces.long_trace import LongTrace, is_long
-from ..traces.lost_frees import settle_lost_frees
 from ..traces.program import Program
 from ..traces.recording import DeviceRecording, Finding, Recording
 from ..traces.units import MiB, format_bytes
-from .exactness import LOST, Exactness, compare_with_recording
-from .recorded_by import recorded_by
 from .screen import progress, warn
 
 LARGE_FILE = 256 * MiB  # from here on reading takes seconds
@@ -38,15 +32,22 @@ class Subject:
         name: the file as the user named it.
         recording: the whole file.
         program: what this device's program asked for.
+        begun_under: its settings line at first; None = the recorded one.
     """
 
     name: str
     recording: Recording
     program: Program
+    begun_under: str | None = None
 
     @property
     def device(self) -> int:
         return self.program.device
+
+    @property
+    def conf(self) -> str:
+        """The settings line that it was recorded under, at first if the program sets others."""
+        return self.recording.first_conf if self.begun_under is None else self.begun_under
 
     @cached_property
     def kept(self) -> Packed:
@@ -75,9 +76,9 @@ class Subject:
         return self.program.n_start > 0 and self.shows_driver
 
     def recorded_settings(self, rules: Release) -> tuple[Settings, list[Finding]]:
-        """The settings recorded in the file, or the defaults if the release refuses them."""
+        """The settings it was recorded under, or the defaults if the release refuses them."""
         try:
-            return parse_settings(self.recording.conf, rules), []
+            return parse_settings(self.conf, rules), []
         except PolicyError as error:
             text = f"torch {rules.name} refuses the recorded settings ({error}); defaults are used"
             return Settings(), [Finding("refused_settings", 1, text, self.device)]
@@ -235,90 +236,3 @@ def subjects_of(recording: Recording, path: Path, device: int | None = None) -> 
             said = [f for f in recording.findings if f.device in own]
             subject.program.findings = [*said, *subject.program.findings]
     return subjects
-
-
-@dataclass(frozen=True)
-class Fit:
-    """The release whose rules a recording follows.
-
-    Attributes:
-        rules: the release.
-        words: how it was found, ready to print.
-        exactness: how well its rules reproduce the recording, for each device of which anything
-            was recorded that can be compared.
-    """
-
-    rules: Release
-    words: str
-    exactness: list[Exactness]
-
-
-def find_release(subjects: list[Subject], asked: str | None) -> Fit:
-    """Return the release asked for, or the one whose rules reproduce the recordings best.
-
-    A recording does not name its release. Each rule about ties between free blocks stands for the
-    newest release that has it and could have written the file; of equals the newest wins.
-    """
-    if asked is None and not any(s.shows_driver for s in subjects):
-        rules = release(KNOWN[-1])
-        return Fit(rules, f"torch {rules.name}: the newest known; the recording names none", [])
-    if asked is not None:
-        rules = release(asked)
-        _settle(subjects, rules)
-        return Fit(rules, f"torch {rules.name}, as asked", _exactness(subjects, rules))
-    tried: list[tuple[int, Release, list[Exactness]]] = []
-    for rules in _candidates(subjects):
-        found = _exactness(subjects, rules)
-        missed = sum(e.allocs - e.allocs_exact + e.segments - e.segments_exact for e in found)
-        missed += sum(not e.final_blocks_exact for e in found)
-        tried.append((missed, rules, found))
-        if missed == 0:
-            break
-    missed, rules, found = min(tried, key=lambda t: t[0])
-    if missed and _settle(subjects, rules):
-        return find_release(subjects, rules.name)
-    alike = "no release tried reproduces all of it" if missed else "its rules reproduce everything"
-    if all(e.is_empty for e in found):
-        alike = "the newest that can have written it; nothing recorded tells more"
-    return Fit(rules, f"torch {rules.name}: {alike}", found)
-
-
-def _settle(subjects: list[Subject], rules: Release) -> bool:
-    """Let replays show when blocks were freed whose free was not recorded; True if it helped."""
-    helped = False
-    for subject in subjects:
-        if not subject.shows_driver or all(f.kind not in LOST for f in subject.program.findings):
-            continue
-        settings, _ = subject.recorded_settings(rules)
-
-        def addresses(program: Program, settings: Settings = settings) -> np.ndarray:
-            return replay_native(
-                pack(program), settings, rules, stop_at_oom=False, recorded_driver=True, events=True
-            ).addr
-
-        settled = settle_lost_frees(subject.program, addresses)
-        helped |= settled is not subject.program
-        subject.use(settled)
-    return helped
-
-
-def _candidates(subjects: list[Subject]) -> list[Release]:
-    """One release per tie-break, newest first, within what the files' keys allow."""
-    bounds = [recorded_by(s.recording) for s in subjects if s.shows_driver]
-    oldest = [release(b.oldest).version for b in bounds if b.oldest in KNOWN]
-    newest = [release(b.newest).version for b in bounds if b.newest in KNOWN]
-    chosen: dict[str, Release] = {}
-    for text in reversed(KNOWN):
-        rules = release(text)
-        within = all(rules.version >= v for v in oldest) and all(rules.version <= v for v in newest)
-        if within:
-            chosen.setdefault(rules.tie_break, rules)
-    return list(chosen.values()) or [release(KNOWN[-1])]
-
-
-def _exactness(subjects: list[Subject], rules: Release) -> list[Exactness]:
-    return [
-        compare_with_recording(s.kept, s.recorded_settings(rules)[0], rules)
-        for s in subjects
-        if s.shows_driver
-    ]

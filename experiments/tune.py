@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import MAIN_PATH_SECONDS, AsJson, Capacity, DeviceIndex, DriverCosts, Other, Torch
+from .options import (
+    MAIN_PATH_SECONDS,
+    AsJson,
+    Capacity,
+    DeviceIndex,
+    DriverCosts,
+    Other,
+    Then,
+    Torch,
+)
 
 if TYPE_CHECKING:
     from .answer import Answer
@@ -42,6 +51,7 @@ def tune(
             show_default=False,
         ),
     ] = None,
+    then: Then = None,
     trials: Annotated[
         int,
         typer.Option(
@@ -71,11 +81,13 @@ def tune(
     """Find the PYTORCH_CUDA_ALLOC_CONF line that fits best."""
     from ..traces.errors import ConfigError
     from ..traces.load import check_there
+    from .asked_calls import make_calls, parse_then, then_words
     from .asked_device import device_words, parse_device
     from .line_notes import notes_on_releases
     from .out_of_memory import advice_on_capacity
+    from .release_fit import find_release
     from .screen import BESIDE_PLAIN, announce_compiling, emit_json, progress
-    from .subject import find_release, load_subjects
+    from .subject import load_subjects
     from .tuning import find_line
 
     gpu = parse_device(capacity, other)
@@ -83,11 +95,16 @@ def tune(
         raise ConfigError("--without: names a key of the settings line, which --policy has none of")
     if policy is None and driver_costs is not None:
         raise ConfigError("--driver-costs: only --policy has a column of time")
+    calls = parse_then(then or [])
+    if calls and (len(traces) > 1 or policy is not None):
+        other_one = "--policy" if policy is not None else f"{len(traces)} recordings"
+        raise ConfigError(f"--then: found {other_one}, expected one recording and no --policy")
     check_there(*traces)
     if policy is not None:
         _check_policy(policy, traces)
     announce_compiling(MAIN_PATH_SECONDS, BESIDE_PLAIN)
     subjects = [s for path in traces for s in load_subjects(path, device)]
+    make_calls(subjects, calls)
     if policy is not None:
         from ..sim.costs import costs_words, read_costs
         from .tune_policy import tune_policy
@@ -114,7 +131,7 @@ def tune(
     if as_json:
         emit_json(answer.document())
     else:
-        _show(answer, traces, torch, device)
+        _show(answer, traces, torch, then_words(then or []), device)
     if answer.fails:
         raise typer.Exit(1)
 
@@ -178,7 +195,9 @@ def _folded(conf: str, width: int = 32) -> str:
     return "\n".join(lines)
 
 
-def _show(answer: Answer, traces: Sequence[Path], torch: str | None, device: int | None) -> None:
+def _show(
+    answer: Answer, traces: Sequence[Path], torch: str | None, calls: str, device: int | None
+) -> None:
     from ..traces.units import format_bytes
     from .asked_device import device_words
     from .screen import Column, note, say, suggest, table, verdict
@@ -256,10 +275,10 @@ def _show(answer: Answer, traces: Sequence[Path], torch: str | None, device: int
     # The recording that fails, or that needs most: one that fits says nothing of the others.
     worst = max(answer.per_trace, key=lambda t: (t.best.ooms > 0, t.best.peak_reserved_bytes))
     path = shlex.quote(worst.trace)
-    then = "explain" if answer.fails else "replay"
+    command = "explain" if answer.fails else "replay"
     gpu = answer.gpu
     if answer.smallest and not answer.fails:
         gpu = replace(gpu, capacity_bytes=answer.best.min_capacity_bytes)
     rules = f" --torch {answer.rules.name}" if torch or len(traces) > 1 else ""
     line = shlex.quote(answer.best.conf)
-    suggest(f"tightfit {then} {path} --conf {line}{device_words(gpu, device)}{rules}")
+    suggest(f"tightfit {command} {path} --conf {line}{calls}{device_words(gpu, device)}{rules}")

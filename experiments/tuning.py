@@ -20,14 +20,16 @@ from .first_block import best_first_block, statement
 from .measure import Bench
 from .outcome import Outcome
 from .recommend import WORTH, Line, rank, recommend
+from .release_fit import find_release
 from .screen import progress
 from .search import search
 from .share_out import share_out
 from .smallest import find_smallest, ran, with_smallest
-from .subject import Subject, find_release
+from .subject import Subject
 from .worth import FIRST
 
 EXPANDABLE = "expandable_segments:True"
+NEVER = 1e18  # how a line is judged that the program's own settings calls refuse
 MOST_EVENTS = 4_000_000_000  # events replayed at most while enumerating; about two minutes
 
 
@@ -59,14 +61,16 @@ def find_line(
     bench = Bench(subjects, rules, gpu, smallest)
     default = Settings()
     recorded, findings = _recorded(subjects, rules)
+    expandable = parse_settings(EXPANDABLE, rules)
+    expands = bench.admits(expandable)
     lines = [default, recorded, *_enumerated(bench, rules, gpu, forbidden)]
-    if "expandable_segments" not in forbidden:
-        lines.append(parse_settings(EXPANDABLE, rules))
+    if "expandable_segments" not in forbidden and expands:
+        lines.append(expandable)
     unrestricted = list(_enumerated(bench, rules, gpu, frozenset())) if forbidden else []
     interrupted = False
     try:
         with progress(len(lines) + len(unrestricted) + trials, "replaying lines") as advance:
-            shown = [default, recorded, parse_settings(EXPANDABLE, rules)]
+            shown = [default, recorded, *([expandable] if expands else [])]
             usable = [s for s in lines if not _uses(format_settings(s, rules), forbidden)]
             bench.measure_all([*lines, *unrestricted], advance, shown, usable)
             if trials:
@@ -86,8 +90,7 @@ def find_line(
     named = {"": default, recorded.conf: recorded, chosen.conf: chosen.settings}
     if free is not None:
         named[free.conf] = free.settings
-    expandable = parse_settings(EXPANDABLE, rules)
-    if not interrupted or bench.effect(expandable) in bench.seen:
+    if expands and (not interrupted or bench.effect(expandable) in bench.seen):
         named[EXPANDABLE] = expandable
     shown = _shown(bench, named)
     if smallest and not _worth_it(shown[""], shown[chosen.conf], gpu):
@@ -211,12 +214,15 @@ def _searched(
     first = sorted(known, key=lambda x: x.rank.key)[:FIRST]
 
     def judge(settings: Settings) -> float:
+        if not bench.admits(settings):
+            return NEVER
         r = rank(bench.measure(settings))
         return r.failures * 1000.0 + r.retries * 10.0 + r.worst
 
-    return search(
+    proposed = search(
         bench.subjects, rules, forbidden, judge, trials, [x.settings for x in first], advance
     )
+    return list(filter(bench.admits, proposed))
 
 
 def _uses(conf: str, forbidden: frozenset[str]) -> bool:

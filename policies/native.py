@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from ..sim.conditions import Conditions
+from ..sim.conditions import Conditions, first_conditions
 from ..sim.device import Device
 from ..sim.packing import Packed
 from ..sim.release import Release
@@ -21,6 +22,7 @@ from ..sim.replay import replay
 from ..sim.requests import Requests
 from ..sim.run import Run
 from ..sim.settings import OFF, Settings
+from ..sim.settings_line import parse_settings
 from ..sim.state import (
     CAPTURE_EMPTIES_POOLS,
     EXPANDABLE,
@@ -38,6 +40,7 @@ from ..sim.state import (
     TIE_BREAK,
     TIE_SEGMENT,
 )
+from ..traces.errors import PolicyError
 from ..traces.program import Program
 from ..traces.units import MiB
 from .pytorch import PYTORCH
@@ -172,6 +175,64 @@ def requests_of(
     )
 
 
+def conditions_of(
+    packed: Packed,
+    settings: Settings,
+    rules: Release,
+    device: Device,
+    limit_fraction: float | None = None,
+) -> list[Conditions]:
+    """What holds at first, and after each settings call that the program makes.
+
+    Raises:
+        PolicyError: the release refuses a call's line on top of what is in force then.
+    """
+    now = first_conditions(settings, rules, device)
+    if limit_fraction is not None:
+        now = replace(now, limit_fraction=limit_fraction)
+    out = [now]
+    for call in packed.program.settings_calls[: len(packed.changes)]:
+        try:
+            now = replace(now, settings=parse_settings(call.line, rules, now.settings))
+        except PolicyError as error:
+            raise PolicyError(
+                f"what the program sets before entry {call.entry:,}: {error}"
+            ) from None
+        out.append(now)
+    return out
+
+
+def parts_of(
+    packed: Packed, conditions: Sequence[Conditions], rules: Release
+) -> list[tuple[Requests, Device]]:
+    """What PyTorch decides about the program's requests, at first and after each change.
+
+    Raises:
+        PolicyError: pages of expandable memory change their size, which is not simulated.
+    """
+    parts: list[tuple[Requests, Device]] = []
+    known: dict[tuple[Conditions, bool], Requests] = {}
+    was_expandable = False
+    sizes = {c.settings.large_segment_size for c in conditions}
+    if len(sizes) > 1 and any(c.settings.expandable_segments for c in conditions):
+        raise PolicyError(
+            "found large_segment_size_mb of "
+            + ", ".join(str(size // MiB) for size in sorted(sizes))
+            + " in turn and expandable segments, expected one size where segments expand: a change "
+            "of their pages is not simulated"
+        )
+    for c in conditions:
+        requests = known.get((c, was_expandable))
+        if requests is None:
+            requests = known[c, was_expandable] = requests_of(
+                packed.program, c.settings, rules, c.device, packed.keeps_start, c.limit_fraction,
+                was_expandable,
+            )  # fmt: skip
+        was_expandable |= c.settings.expandable_segments
+        parts.append((requests, c.device))
+    return parts
+
+
 def replay_native(
     packed: Packed,
     settings: Settings,
@@ -179,7 +240,7 @@ def replay_native(
     device: Device = Device(),  # noqa: B008 (frozen)
     *,
     limit_fraction: float | None = None,
-    later: Sequence[Conditions] = (),
+    later: Sequence[Conditions] | None = None,
     **options: Any,
 ) -> Run:
     """Replay a packed program through PyTorch's own policy.
@@ -188,16 +249,15 @@ def replay_native(
         packed: the program.
         settings, device, limit_fraction: as in Conditions; they hold at first.
         rules: the release to follow.
-        later: what holds after each CHANGE of the program.
+        later: what holds after each CHANGE of the program; None = its settings calls say.
         options: as in sim.replay.replay.
+
+    Raises:
+        PolicyError: the release refuses a settings call of the program, or as for `parts_of`.
     """
-    parts: list[tuple[Requests, Device]] = []
-    was_expandable = False
-    for c in (Conditions(settings, device, limit_fraction), *later):
-        requests = requests_of(
-            packed.program, c.settings, rules, c.device, packed.keeps_start, c.limit_fraction,
-            was_expandable,
-        )  # fmt: skip
-        was_expandable |= c.settings.expandable_segments
-        parts.append((requests, c.device))
+    if later is None:
+        conditions = conditions_of(packed, settings, rules, device, limit_fraction)
+    else:
+        conditions = [Conditions(settings, device, limit_fraction), *later]
+    parts = parts_of(packed, conditions, rules)
     return replay(packed, PYTORCH, *parts[0], later=parts[1:], **options)

@@ -54,6 +54,6 @@ def play_policy(
         chosen = dict(zip(policy.defaults, policy.checked(values), strict=True))
         requests = policy.requests(packed.program, chosen, device, rules, packed.keeps_start)
         return replay(
-            packed, policy, requests, device,
+            packed, policy, requests, device, later=[(requests, device)] * len(packed.changes),
             stop_at_oom=stop_at_oom, events=addresses, track=track, values=chosen,
         )  # fmt: skip

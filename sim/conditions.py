@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .device import Device
+from .release import Release
 from .settings import Settings
 
 
@@ -23,3 +24,14 @@ class Conditions:
     settings: Settings
     device: Device
     limit_fraction: float | None = None
+
+
+def first_conditions(settings: Settings, rules: Release, device: Device) -> Conditions:
+    """What a process meets at first.
+
+    Releases that know per_process_memory_fraction take the limit from it once, when the allocator
+    is made; a line parsed later does not move it.
+    """
+    is_from_line = rules.fraction_one_is_no_limit
+    limit = settings.per_process_memory_fraction if is_from_line else None
+    return Conditions(settings, device, limit)

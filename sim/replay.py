@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -125,7 +126,10 @@ def replay(
     start = program.start if warm else None
     parts = [(requests, device), *later]
     if later:
-        plan = build_plan(program, [part for part, _ in parts], start)
+        kinds = {id(part): part for part, _ in parts}  # what held before may come to hold again
+        plan = build_plan(program, list(kinds.values()), start)
+        buffers = dict(zip(kinds, (plan.buffer, *plan.later), strict=True))
+        plan = replace(plan, later=tuple(buffers[id(part)] for part, _ in later))
     else:
         plan = plan_of(packed, requests, start)
     params = policy.checked(values)

@@ -33,6 +33,10 @@ from typing import Any
 
 ENTRIES = 20_000_000
 PATIENCE = 0.2  # seconds that PyTorch's threads get to let go of Python at the end
+# What torch.cuda.memory._set_allocator_settings calls, since 2.9 and before.
+SETTERS = (
+    "_accelerator_setAllocatorSettings", "_cuda_cudaCachingAllocator_set_allocator_settings",
+)  # fmt: skip
 MOST_OOMS = 3  # snapshots of out-of-memory errors: a program may catch thousands
 
 
@@ -52,7 +56,9 @@ def start_history(torch: Any, stacks: str = "python", entries: int = ENTRIES) ->
     )
 
 
-def write_snapshot(torch: Any, stem: str, reason: str, reads: Any = None) -> None:
+def write_snapshot(
+    torch: Any, stem: str, reason: str, reads: Any = None, calls: list | None = None
+) -> None:
     """Write STEM.pickle, what PyTorch recorded, and then STEM.json, the circumstances.
 
     Args:
@@ -60,9 +66,12 @@ def write_snapshot(torch: Any, stem: str, reason: str, reads: Any = None) -> Non
         stem: path without suffix.
         reason: why now: "exit", "oom", "signal" or "asked".
         reads: Counter of places where the program read values back, if anybody counted.
+        calls: as `note_settings_calls` fills it.
     """
     snapshot = take_snapshot(torch)
     told = {**circumstances(torch), "reason": reason}
+    if calls:
+        told["settings_calls"] = calls
     if reads is not None:
         told["reads"] = reads.most_common()
     with open(stem + ".part", "wb") as file:
@@ -87,6 +96,25 @@ def take_snapshot(torch: Any) -> dict[str, Any]:
     finally:
         if vars(torch).get("_inductor") is nothing:
             del torch._inductor
+
+
+def note_settings_calls(torch: Any, calls: list[tuple[int, str]]) -> None:
+    """Add to a list (microseconds since 1970, line) whenever the program sets a settings line."""
+    for name in SETTERS:
+        call = getattr(torch._C, name, None)
+        if call is not None:
+            setattr(torch._C, name, noting(call, calls))
+
+
+def noting(call: Callable[[str], Any], calls: list[tuple[int, str]]) -> Callable[[str], Any]:
+    """Return a function that does what another does, and notes it once that was done."""
+
+    def noted(line: str) -> Any:
+        result = call(line)
+        calls.append((time.time_ns() // 1000, line))
+        return result
+
+    return noted
 
 
 def circumstances(torch: Any) -> dict[str, Any]:
@@ -121,6 +149,7 @@ class Recorder:
         folder: where to write.
         torch: the module, once CUDA is in use.
         reads: where values were read back from a stand-in device, how often.
+        calls: when the program set which settings line.
     """
 
     def __init__(self, folder: str) -> None:
@@ -132,6 +161,7 @@ class Recorder:
         self.pid = os.getpid()
         self.counts: Counter[str] = Counter()
         self.reads: Counter[str] | None = None
+        self.calls: list[tuple[int, str]] = []
         self._kept: list[Any] = []
 
     def before_torch(self) -> None:
@@ -149,6 +179,7 @@ class Recorder:
             return
         if self.libraries:
             without_cudnn_attention(torch)
+        note_settings_calls(torch, self.calls)
         torch.cuda._lazy_call(lambda: self.begin(torch))
 
     def begin(self, torch: Any) -> None:
@@ -175,7 +206,7 @@ class Recorder:
         self.counts[reason] += 1
         stem = os.path.join(self.folder, f"{self.pid}.{reason}{self.counts[reason]}")
         try:
-            write_snapshot(self.torch, stem, reason, self.reads)
+            write_snapshot(self.torch, stem, reason, self.reads, self.calls)
         except Exception as error:
             print(f"tightfit: no snapshot was written: {error!r}", file=sys.stderr)
 

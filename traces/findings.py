@@ -182,10 +182,13 @@ def _describe_settings(h: History, rounding: Rounding, add: Add) -> None:
     if rounding.expandable and fixed:
         # Private pools of old releases and of custom allocators never use expandable memory.
         other = int(((h.action == Action.SEGMENT_ALLOC) & (h.pool == 0)).sum())
+    state = "on" if rounding.expandable else "off"
+    text = (
+        f"segments created although expandable segments are {state} at the end, so that they were "
+        f"switched before: {other:,}"
+    )
+    add("mixed_segments", other, text)
     signs = []
-    if other:
-        state = "on" if rounding.expandable else "off"
-        signs.append(f"segments created although expandable segments are {state}: {other:,}")
     b, s = h.blocks, h.segments
     home = np.repeat(np.arange(len(s["address"])), s["n_blocks"])
     exact = (s["is_small"] | s["is_expandable"])[home].astype(bool)
@@ -203,4 +206,4 @@ def _describe_settings(h: History, rounding: Rounding, add: Add) -> None:
         signs.append(f"segments not of the size the final settings ask for: {wrong:,}")
     if signs:
         text = "the settings at the end were not in force all the time: " + "; ".join(signs)
-        add("settings_changed", other + odd + wrong, text)
+        add("settings_changed", odd + wrong, text)

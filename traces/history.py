@@ -24,6 +24,7 @@ from .program import Layout, Op, Program
 from .recording import DeviceRecording, Recording
 from .reservations import Evidence
 from .rollback import Extents, roll_back
+from .settings_calls import noted_calls, with_settings_calls
 from .view import UNKNOWN, History, reserved_after
 from .warm_start import (
     SMALL_LIMIT,
@@ -105,7 +106,8 @@ def lift(recording: Recording, device: int) -> Program:
     program.findings, program.complete = describe(
         h, program, start, causes, notes, rounding, device
     )
-    return program
+    calls = noted_calls(recording.settings, device)
+    return with_settings_calls(program, calls) if calls else program
 
 
 def _check(name: str, device: int, found: DeviceRecording) -> None:

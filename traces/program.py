@@ -26,7 +26,20 @@ class Op(IntEnum):
     EMPTY_CACHE = 5  # arg = pool number; 0 = the default pools and every freeable private pool
     RELEASE_POOL = 6  # arg = pool number; its last user is gone, it becomes freeable
     CAPTURE = 7  # arg = 1/0; capture context begins/ends (no synchronize, no release-everything)
-    CHANGE = 9  # arg = 1, 2, ... in order; other conditions hold from here on, the replay's to know
+    CHANGE = 9  # arg = 1, 2, ... in order; a settings call, or whatever change the replay is told
+
+
+@dataclass(frozen=True)
+class SettingsCall:
+    """A call of torch.cuda.memory._set_allocator_settings(line), made by the program itself.
+
+    Attributes:
+        entry: the recorded entry before which it is made.
+        line: the line; PyTorch parses it on top of what is in force then.
+    """
+
+    entry: int
+    line: str
 
 
 # Layout of segments a replay can start from or end in. Addresses are as recorded or simulated.
@@ -91,6 +104,7 @@ class Program:
         addr: shape (A,) uint64; recorded address of each allocation.
         driver_op, driver_action, driver_addr, driver_size: recorded SEGMENT_* entries in order;
             driver_op is the index of the op during which the driver was called.
+        settings_calls: what each CHANGE is, in order; () = the replay is told otherwise.
         complete: True if nothing had to be guessed.
         findings: what had to be inferred or could not be known.
     """
@@ -112,6 +126,7 @@ class Program:
     driver_action: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint8))
     driver_addr: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint64))
     driver_size: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    settings_calls: tuple[SettingsCall, ...] = ()
     complete: bool = True
     findings: list[Finding] = field(default_factory=list)
 

@@ -10,8 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from .errors import TraceError
 from .recording import Finding
+from .settings_calls import KEY
 from .whole_file import replacing
 
 if TYPE_CHECKING:
@@ -95,6 +98,16 @@ def put_origin(recording: Recording, origin: Origin, facts: dict[str, Any]) -> N
     """
     facts = dict(facts)
     reads = facts.pop("reads", None)
+    calls = facts.pop("settings_calls", [])
+    if calls:
+        times = {n: d.entries["time_us"] for n, d in recording.devices.items()}
+        recording.settings[KEY] = {
+            "first": facts["conf"],
+            "calls": {
+                str(n): [[int(np.searchsorted(time, us)), line] for us, line in calls]
+                for n, time in times.items()
+            },
+        }
     for number in list(recording.devices):
         if number >= 0 and str(number) not in facts["devices"]:
             del recording.devices[number]  # seen, never used: its history is this snapshot's entry

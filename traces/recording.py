@@ -114,3 +114,9 @@ class Recording:
     def conf(self) -> str:
         """The settings line in force when the snapshot was taken ("" if none or unknown)."""
         return str(self.settings.get("PYTORCH_CUDA_ALLOC_CONF", "") or "")
+
+    @property
+    def first_conf(self) -> str:
+        """The settings line of the process at first; `conf` is another where a program sets one."""
+        noted = self.settings.get("settings_calls")
+        return str(noted.get("first", "")) if isinstance(noted, dict) else self.conf

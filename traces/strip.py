@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from .recording import DeviceRecording, Finding, Recording, Stacks
+from .settings_calls import KEY, noted_calls
 
 # What PyTorch itself writes into `allocator_settings`; other keys are somebody's own.
 _SETTINGS = frozenset(
@@ -121,7 +122,7 @@ def _strip_settings(settings: dict[str, Any]) -> dict[str, Any]:
     kept = {key: value for key, value in settings.items() if key in _SETTINGS}
     conf = kept.get("PYTORCH_CUDA_ALLOC_CONF")
     if isinstance(conf, str):
-        kept["PYTORCH_CUDA_ALLOC_CONF"] = _CLASSES.sub("", conf).removesuffix(",")
+        kept["PYTORCH_CUDA_ALLOC_CONF"] = _strip_line(conf)
     for key, value in list(kept.items()):
         if key == "roundup_power2_divisions" and isinstance(value, dict):
             kept[key] = {str(k): v for k, v in value.items() if str(k).isdecimal()}
@@ -129,4 +130,19 @@ def _strip_settings(settings: dict[str, Any]) -> dict[str, Any]:
             value, (list, dict)
         ):
             del kept[key]  # not of the type PyTorch writes
+    if KEY in settings:
+        noted_calls(settings, 0)  # refuses what is not of this form
+        noted = settings[KEY]
+        calls = {
+            str(int(device)): [
+                [c.entry, _strip_line(c.line)] for c in noted_calls(settings, int(device))
+            ]
+            for device in noted["calls"]
+            if device.isascii() and device.isdecimal()
+        }
+        kept[KEY] = {"first": _strip_line(noted["first"]), "calls": calls}
     return kept
+
+
+def _strip_line(conf: str) -> str:
+    return _CLASSES.sub("", conf).removesuffix(",")

@@ -13,6 +13,7 @@ from ..options import (
     AsJson,
     Conf,
     Other,
+    Then,
     Torch,
     TraceFile,
 )
@@ -29,6 +30,7 @@ PLACES_SHOWN, MAPS_SHOWN, PLACES_NAMED = 8, 6, 2
 def explain(
     trace: TraceFile,
     conf: Conf = None,
+    then: Then = None,
     torch: Torch = None,
     capacity: Annotated[
         str | None,
@@ -69,23 +71,27 @@ def explain(
     at the recorded run. Where memory does not run out: at what led to the peak.
     """
     from ...traces.load import check_there
+    from ..asked_calls import make_calls, parse_then, then_words
     from ..asked_device import device_words, parse_device, torch_words
     from ..line_notes import notes_on
+    from ..release_fit import find_release
     from ..screen import announce_compiling, progress
-    from ..subject import find_release, load_recording, refuse_long, subjects_of
+    from ..subject import load_recording, refuse_long, subjects_of
     from .asked import STEPS, ask, choose
     from .state import explain_state, is_state_only
 
     gpu = parse_device(capacity, other)
+    calls = parse_then(then or [])
     check_there(trace)
     refuse_long(trace, "explain")
     announce_compiling(MAIN_PATH_SECONDS)
     recording = load_recording(trace)
-    if is_state_only(recording) and conf is None and capacity is None and at is None:
+    if is_state_only(recording) and conf is None and capacity is None and at is None and not calls:
         number, found = explain_state(recording, device)
         _tell(found, number, "", "", "", recording.findings, "", gpu, as_json)
         return
     subjects = subjects_of(recording, trace, device)
+    make_calls(subjects, calls)
     fit = find_release(subjects, torch)
     with progress(STEPS, "replaying changes") as advance:
         asked = choose(subjects, conf, fit.rules, gpu, at)
@@ -96,9 +102,10 @@ def explain(
         notes = [*asked.subject.recorded_settings(fit.rules)[1], *notes]
     if asked.subject.is_warm:
         notes.append(asked.subject.about_start(conf, fit.rules, asked.gpu))
-    then = f"tightfit tune {shlex.quote(str(trace))}{device_words(asked.gpu, device)}"
-    then += torch_words(torch)
-    _tell(found, program.device, line, fit.rules.name, fit.words, notes, then, asked.gpu, as_json)
+    next_one = f"tightfit tune {shlex.quote(str(trace))}{then_words(then or [])}"
+    next_one += device_words(asked.gpu, device) + torch_words(torch)
+    name = fit.rules.name
+    _tell(found, program.device, line, name, fit.words, notes, next_one, asked.gpu, as_json)
 
 
 def _tell(
@@ -108,7 +115,7 @@ def _tell(
     torch: str,
     rules: str,
     notes: list[Finding],
-    then: str,
+    next_one: str,
     gpu: Device,
     as_json: bool,
 ) -> None:
@@ -142,7 +149,7 @@ def _tell(
     if found.moment == "end":
         say("There is no history to replay: call torch.cuda.memory._record_memory_history() early.")
         return
-    suggest(then)
+    suggest(next_one)
 
 
 def show(found: Explanation, device: int) -> None:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ...policies.native import replay_native, requests_of
+from ...policies.native import conditions_of, parts_of, replay_native
 from ...sim.device import Device
 from ...sim.packing import pack
 from ...sim.release import Release
@@ -56,15 +56,18 @@ class Terms:
         packed = pack(program, keep_start=keeps)
         return replay_native(packed, self.settings, self.rules, gpu, **options)
 
-    def requests(self, program: Program) -> Requests:
-        """What the line decides about the program's requests."""
-        return requests_of(program, self.settings, self.rules, self.gpu, self.keeps_start)
+    def requests(self, program: Program, op: int) -> Requests:
+        """What is decided about the program's requests once some ops are carried out."""
+        packed = pack(program, keep_start=self.keeps_start)
+        conditions = conditions_of(packed, self.settings, self.rules, self.gpu)
+        calls = int(np.count_nonzero(program.op[:op] == Op.CHANGE))
+        return parts_of(packed, conditions, self.rules)[calls][0]
 
-    def room(self, program: Program) -> int | None:
-        """Bytes that the allocator may reserve; None = without limit."""
+    def room(self, program: Program, op: int) -> int | None:
+        """Bytes that the allocator may reserve then; None = without limit."""
         if self.gpu.capacity_bytes is None:
             return None
-        options = self.requests(program).options
+        options = self.requests(program, op).options
         own = self.gpu.capacity_bytes - self.gpu.other_bytes
         return min(own, options[LIMIT], options[THROW_LIMIT])
 
@@ -165,23 +168,23 @@ def find_moment(
     ):
         return _as_recorded(program, places, under, recorded)
     assert run.layout is not None
-    room, peak = under.room(program), run.stats["reserved_bytes.all.peak"]
+    peak = run.stats["reserved_bytes.all.peak"]
     limited = recorded is not None and recorded.is_limited
     if failed:
         op = run.first_oom_op
         want = _want(program, places, under, op)
-        held = run.layout.reserved_bytes
+        held, room = run.layout.reserved_bytes, under.room(program, op)
         entry = _entry(program, op)
         return Moment("failed", op, entry, run.layout, want, room, held, peak, "", limited)
     growth = _growth(run, peak)
     if growth is None:
         op = _busiest_op(run)
         layout = _layout(under, program, op + 1)
-        held = layout.reserved_bytes
+        held, room = layout.reserved_bytes, under.room(program, op + 1)
         return Moment("peak", op + 1, _entry(program, op), layout, None, room, held, peak)
     op, reached = growth
     layout = _layout(under, program, op)
-    want = _want(program, places, under, op)
+    want, room = _want(program, places, under, op), under.room(program, op)
     return Moment("grew", op, _entry(program, op), layout, want, room, reached, peak)
 
 
@@ -201,8 +204,8 @@ def _asked(program: Program, under: Terms, at: int) -> Moment:
         raise ConfigError(f"--at: found {at}, but memory runs out before it, at entry {failed:,}")
     assert run.layout is not None
     peak = run.stats["reserved_bytes.all.peak"]
-    held = run.layout.reserved_bytes
-    return Moment("asked", op + 1, at, run.layout, None, under.room(program), held, peak)
+    held, room = run.layout.reserved_bytes, under.room(program, op + 1)
+    return Moment("asked", op + 1, at, run.layout, None, room, held, peak)
 
 
 def _as_recorded(program: Program, places: Places, under: Terms, recorded: OutOfMemory) -> Moment:
@@ -219,7 +222,7 @@ def _as_recorded(program: Program, places: Places, under: Terms, recorded: OutOf
         f"a replay on the {size} that the recorded run could have does not fail where that did; "
         "shown is the recorded failure, placed by a replay on a device without limit"
     )
-    want, room = _want(program, places, under, op), under.room(program)
+    want, room = _want(program, places, under, op), under.room(program, op)
     held, peak = run.layout.reserved_bytes, recorded.peak_reserved_bytes
     return Moment(
         "failed", op, recorded.entry, run.layout, want, room, held, peak, note, recorded.is_limited
@@ -230,7 +233,7 @@ def _want(program: Program, places: Places, under: Terms, op: int) -> Want:
     """What the op that failed had asked for."""
     arg = int(program.arg[op])
     request = arg if program.op[op] == Op.TRY else int(program.request[arg])
-    requests = under.requests(program)
+    requests = under.requests(program, op)
     is_small = bool(requests.is_small[request])
     block = int(requests.need[request])
     segment = int(requests.segment[request])

@@ -15,7 +15,8 @@ from ...traces.load import load
 from ...traces.recording import Recording
 from ...traces.units import format_bytes
 from ..first_block import best_first_block, statement
-from ..subject import find_release, load_subjects
+from ..release_fit import find_release
+from ..subject import load_subjects
 from ..verify.machine import Machine
 from ..verify.pieces import Clock
 from .programs import FIRST_BLOCK

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ...sim.conditions import Conditions
+from ...sim.conditions import Conditions, first_conditions
 from ...sim.device import Device
 from ...sim.release import Release
 from ...sim.settings_line import parse_settings
@@ -91,11 +91,7 @@ class Case:
 
     def conditions(self, rules: Release) -> list[Conditions]:
         """Return what holds at first and after each of the commands in CHANGES."""
-        settings = parse_settings(self.conf, rules)
-        # The allocator takes its limit from the line once, when it is made.
-        is_from_line = rules.fraction_one_is_no_limit
-        limit = settings.per_process_memory_fraction if is_from_line else None
-        now = Conditions(settings, self.device, limit)
+        now = first_conditions(parse_settings(self.conf, rules), rules, self.device)
         out = [now]
         for row in self.commands[np.isin(self.commands["code"], CHANGES)]:
             if row["code"] == Code.FRACTION:

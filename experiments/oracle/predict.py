@@ -18,8 +18,9 @@ from ...sim.run import Run
 from ...traces.errors import TightfitError
 from ...traces.event import Action
 from ...traces.program import Program
+from ..release_fit import find_release
 from ..replay import Replayed, replay_subject, result_of
-from ..subject import Subject, find_release, load_subjects
+from ..subject import Subject, load_subjects
 from ..unseen_notes import unseen_notes
 from .commands import HANDLE, Case
 from .compare import ORDER_OF_FREES, RELEASING, compare, layout_differences, simulate

@@ -16,11 +16,12 @@ from ...sim.release import Release, release
 from ...traces.errors import ConfigError, PolicyError
 from ...traces.units import format_bytes
 from ..comparison import TraceRows
+from ..release_fit import find_release
 from ..row import Row, bound_rows, packing_row, row_of, smallest_of
 from ..screen import progress
 from ..share_out import share_out
 from ..smallest import Smallest, with_smallest
-from ..subject import Subject, find_release
+from ..subject import Subject
 from ..tune_policy import tune_policy
 from ..tuning import find_line
 from .journal import Journal, key_of

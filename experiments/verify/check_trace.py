@@ -19,7 +19,8 @@ from ...traces.provenance import origin_of, put_origin
 from ...traces.recording import Recording
 from ...traces.snapshot import read_snapshot
 from ...traces.store import save
-from ..subject import find_release, load_subjects
+from ..release_fit import find_release
+from ..subject import load_subjects
 from .budget import compare_budget, next_limits
 from .counters import compare_counters
 from .lines import Line, sha256_of

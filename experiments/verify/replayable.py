@@ -15,6 +15,7 @@ import numpy as np
 
 from ...traces.event import BlockState
 from ...traces.program import Layout, Op, Program
+from ...traces.settings_calls import without_settings_calls
 from ...traces.whole_file import replacing
 
 # Codes of the steps in the file that the worker reads; the worker has the same ones.
@@ -37,6 +38,10 @@ class Replayable:
 def replayable(program: Program) -> Replayable:
     """Return the plainer program that a recorded one is replayed as."""
     notes: list[str] = []
+    if program.settings_calls:
+        n = len(program.settings_calls)
+        notes.append(f"{n:,} settings calls of the program are left out: a line holds throughout")
+        program = without_settings_calls(program)
     n_start = program.n_start
     op, arg, entry = program.op.copy(), program.arg.copy(), program.entry.copy()
     pending = _pending_at_start(program)

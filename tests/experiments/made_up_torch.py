@@ -20,7 +20,10 @@ version = types.SimpleNamespace(cuda="13.2")
 FOLDER = os.path.dirname(__file__)
 CALLS = []
 observers = []
-_C = types.SimpleNamespace(_cuda_attach_out_of_memory_observer=observers.append)
+_C = types.SimpleNamespace(
+    _cuda_attach_out_of_memory_observer=observers.append,
+    _accelerator_setAllocatorSettings=CALLS.append,
+)
 backends = types.SimpleNamespace(cuda=types.SimpleNamespace(enable_cudnn_sdp=CALLS.append))
 queued = []
 

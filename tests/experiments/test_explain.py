@@ -14,8 +14,9 @@ from tightfit.experiments.cli import main
 from tightfit.experiments.explain.asked import _smallest, ask, choose
 from tightfit.experiments.explain.explanation import Explanation
 from tightfit.experiments.explain.moment import terms_of
+from tightfit.experiments.release_fit import find_release
 from tightfit.experiments.smallest import Smallest
-from tightfit.experiments.subject import find_release, load_subjects
+from tightfit.experiments.subject import load_subjects
 from tightfit.policies.native import replay_native
 from tightfit.sim.device import Device
 from tightfit.sim.export import snapshot_of

@@ -14,7 +14,8 @@ import pytest
 from tightfit.experiments.gpu.page import main as write_page
 from tightfit.experiments.gpu.runs import main
 from tightfit.experiments.recording.whole_wheel import Build
-from tightfit.experiments.subject import find_release, load_subjects
+from tightfit.experiments.release_fit import find_release
+from tightfit.experiments.subject import load_subjects
 from tightfit.sim.costs import read_costs
 from tightfit.traces.load import load
 from tightfit.traces.program import Op

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tightfit.experiments.subject import Subject, find_release, load_subjects
+from tightfit.experiments.release_fit import find_release
+from tightfit.experiments.subject import Subject, load_subjects
 from tightfit.policies.native import replay_native
 from tightfit.sim.device import Device
 from tightfit.sim.release import release

@@ -23,7 +23,9 @@ from tightfit.experiments.recording.overhead import measure_overhead
 from tightfit.experiments.recording.profiles import find_profile, profiles
 from tightfit.traces.capture_hook import take_snapshot
 from tightfit.traces.errors import ConfigError
+from tightfit.traces.history import lift
 from tightfit.traces.load import load
+from tightfit.traces.program import SettingsCall
 
 from .made_up_torch import program, write
 
@@ -240,6 +242,26 @@ def test_a_recording_without_entries_is_not_passed_off_as_one(here: Path, capsys
     )
     assert record("-o", "lost.npz", "--", sys.executable, lost) == 0
     assert "0 entries: nothing was allocated, or" in " ".join(capsys.readouterr().out.split())
+
+
+def test_lines_that_the_program_sets_are_noted(here: Path) -> None:
+    line = "expandable_segments:True"
+    script = write_script(
+        here,
+        f"torch._C._accelerator_setAllocatorSettings({line!r})",
+        "torch.use_cuda()",
+        f"assert torch.CALLS[0] == {line!r}",
+    )
+    assert (
+        record("-o", "set.npz", "--conf", "max_split_size_mb:64", "--", sys.executable, script) == 0
+    )
+    recording = load(here / "set.npz")
+    assert recording.first_conf == "max_split_size_mb:64"
+    (device,) = recording.devices
+    ((entry, said),) = recording.settings["settings_calls"]["calls"][str(device)]
+    # The made-up history is older than the call.
+    assert (entry, said) == (recording.devices[device].n_entries, line)
+    assert lift(recording, device).settings_calls == (SettingsCall(entry, line),)
 
 
 @pytest.mark.parametrize("compiles", [False, True])

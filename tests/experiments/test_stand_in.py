@@ -21,7 +21,8 @@ from tightfit.experiments.oracle.build import runtime_name
 from tightfit.experiments.recording.libraries import build_libraries
 from tightfit.experiments.recording.profiles import find_profile
 from tightfit.experiments.recording.whole_wheel import Build
-from tightfit.experiments.subject import find_release, load_subjects
+from tightfit.experiments.release_fit import find_release
+from tightfit.experiments.subject import load_subjects
 from tightfit.policies.native import replay_native
 from tightfit.sim.device import Device
 from tightfit.sim.release import release

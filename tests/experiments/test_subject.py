@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tightfit.experiments.subject import Subject, find_release, load_subjects
+from tightfit.experiments.release_fit import find_release
+from tightfit.experiments.subject import Subject, load_subjects
 from tightfit.traces.errors import ConfigError
 from tightfit.traces.event import Action
 from tightfit.traces.history import lift

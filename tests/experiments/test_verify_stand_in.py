@@ -15,7 +15,8 @@ import pytest
 
 from tightfit.experiments import cli
 from tightfit.experiments.recording.whole_wheel import Build
-from tightfit.experiments.subject import find_release, load_subjects
+from tightfit.experiments.release_fit import find_release
+from tightfit.experiments.subject import load_subjects
 from tightfit.experiments.verify import workload
 from tightfit.experiments.verify.check_trace import REPEATS, check_trace, probe
 from tightfit.experiments.verify.lines import Line

@@ -19,6 +19,7 @@ from tightfit.sim.reference_allocator import round_size
 from tightfit.sim.release import release
 from tightfit.sim.settings import OFF, Settings
 from tightfit.sim.state import ID_STEP, STATE
+from tightfit.traces.errors import PolicyError
 from tightfit.traces.units import GiB, MiB
 
 from .. import strategies as make
@@ -84,7 +85,7 @@ def test_pages_of_expandable_memory_keep_their_size() -> None:
     packed = pack(make.changed(make.random_program(1, 50), [7]))
     on = Settings(expandable_segments=True)
     then = Conditions(Settings(large_segment_size=32 * MiB), Device())
-    with pytest.raises(ValueError, match="large_segment_size_mb changes at run time"):
+    with pytest.raises(PolicyError, match="found large_segment_size_mb of 20, 32 in turn"):
         replay_native(packed, on, release("2.15"), later=[then])
 
 

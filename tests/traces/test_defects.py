@@ -185,22 +185,23 @@ def test_segment_entries_that_lead_to_no_allocation_are_left_out():
 
 
 @pytest.mark.parametrize(
-    ("entries", "final", "sign"),
+    ("kind", "entries", "final", "sign"),
     [
-        ([("segment_map", 0, 2 * MiB), ("alloc", 0, 512)],
+        ("mixed_segments", [("segment_map", 0, 2 * MiB), ("alloc", 0, 512)],
          [(0, {"small", "expandable"}, [(512, LIVE_BLOCK, 512), (2 * MiB - 512, FREE_BLOCK, 0)])],
-         "segments created although expandable segments are off: 1"),
-        ([*SEGMENT, ("alloc", 0, 600)],
+         "segments created although expandable segments are off at the end, so that they were "
+         "switched before: 1"),
+        ("settings_changed", [*SEGMENT, ("alloc", 0, 600)],
          small((2048, LIVE_BLOCK, 600)),
          "live blocks not as large as the final settings round them: 1"),
-        ([("segment_alloc", 0, 32 * MiB), ("alloc", 0, 3 * MiB)],
+        ("settings_changed", [("segment_alloc", 0, 32 * MiB), ("alloc", 0, 3 * MiB)],
          [(0, set(), [(3 * MiB, LIVE_BLOCK, 3 * MiB), (29 * MiB, FREE_BLOCK, 0)])],
          "segments not of the size the final settings ask for: 1"),
     ],
 )  # fmt: skip
-def test_signs_of_settings_that_changed(entries, final, sign):
+def test_signs_of_settings_that_changed(kind, entries, final, sign):
     p = lift(by_hand(entries, final), 0)
-    assert kinds(p) == {"settings_changed": 1} and sign in text(p, "settings_changed")
+    assert kinds(p) == {kind: 1} and sign in text(p, kind)
 
 
 def test_a_clock_that_runs_backwards_is_said_and_ignored():
