@@ -77,6 +77,10 @@ WORKLOADS = (
     Workload("graph_network", "graph_network", profile="a100-40g"),
     Workload("rlhf", "alternate"),
     Workload("rlhf_empty_cache", "alternate", ("--empty-cache",), lines=("default",)),
+    Workload(
+        "sleep_mode", "sleep_mode", lines=("expandable",),
+        note="The program sets other settings while it runs; `tightfit record` noted when.",
+    ),
     Workload("speculate", "speculate", profile="a100-80g"),
     Workload("serve_grow", "serve", ("--kv", "grow", "--requests", "24", "--layers", "4")),
     Workload(

@@ -12,8 +12,9 @@ from ...traces.load import load
 from ...traces.store import save
 from ...traces.strip import without_folders
 from ..recording.command import record_program
+from ..release_fit import find_release
 from ..screen import warn
-from ..subject import find_release, load_subjects
+from ..subject import load_subjects
 from .catalogue import LINES, TORCH, Workload
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ...sim.release import KNOWN
-from ..corpus.catalogue import WORKLOADS
+from ..corpus.catalogue import AUTOCAST, WORKLOADS
 from .defects import OVERSIZE_RELEASE, PART_RELEASE, POOL_COUNT, REUSE_ASSERTION
 from .ledger import Entry, read, totals
 from .wheels import RELEASES
@@ -201,7 +201,7 @@ def _minors() -> str:
 
 def _except() -> str:
     """Return what is not held against whole programs."""
-    autocast = _listed([f"`{w.name}`" for w in WORKLOADS if w.note])
+    autocast = _listed([f"`{w.name}`" for w in WORKLOADS if w.note == AUTOCAST])
     return "".join(_item(text.format(autocast=autocast)) for text in _EXCEPT)
 
 
