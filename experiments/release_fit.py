@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..policies.native import replay_native
+from ..policies.native import conditions_of, replay_native
+from ..sim.device import Device
 from ..sim.packing import pack
 from ..sim.release import KNOWN, Release, release
 from ..sim.settings import Settings
+from ..traces.errors import PolicyError
 from ..traces.lost_frees import settle_lost_frees
 from ..traces.program import Program
+from ..traces.recording import Finding
 from ..traces.settings_calls import SWITCHES, without_settings_calls
 from ..traces.switches import MOST_SWITCHES, find_switches, narrow_switches, switching
-from ..traces.warm_start import Rounding
 from .exactness import LOST, Exactness, compare_with_recording
 from .recorded_by import recorded_by
 from .subject import Subject
+
+SAID = re.compile(r"expandable_segments\s*:\s*(True|False)")
+MOST_REPLAYS = 200  # while switches of expandable segments are narrowed down
+NARROWING_EVENTS = 100_000_000  # events replayed at most for it
 
 
 @dataclass(frozen=True)
@@ -108,36 +115,45 @@ def _settle(subjects: list[Subject], rules: Release) -> bool:
 def _note_switches(
     subject: Subject, differs_at: Callable[[Program], int | None] | None = None
 ) -> bool:
-    """Make settings calls of what the recording shows of expandable segments; True if it does.
+    """Let a program begin and go on as the recording shows of expandable segments.
 
     Args:
-        subject: whose program gets them.
+        subject: whose program may get settings calls.
         differs_at: as for `narrow_switches`; None = they stand as late as they can have been made.
+
+    Returns:
+        Whether it got any.
     """
-    conf = subject.recording.conf
-    on_at_end = Rounding.of(subject.recording.settings, conf).expandable
-
-    def line(on: bool) -> str:
-        return conf if on == on_at_end else _switched(conf, on)
-
+    conf, settings = subject.recording.conf, subject.recording.settings
+    said = SAID.findall(conf)
+    are_on = bool(said) and said[-1] == "True"
+    on_at_end = settings.get("expandable_segments", are_on)
+    is_known = not settings.keys().isdisjoint(("expandable_segments", "PYTORCH_CUDA_ALLOC_CONF"))
     program = without_settings_calls(subject.program)
-    switches = find_switches(program, on_at_end)
-    if not 0 < len(switches) <= MOST_SWITCHES:
+    first, switches = find_switches(program, bool(on_at_end) if is_known else None)
+    others = ",".join(part for part in conf.split(",") if not SAID.search(part))
+
+    def line(on: bool) -> str:  # names the key: a line set later leaves it alone otherwise
+        if said and on == are_on:
+            return conf
+        return ",".join(filter(None, (others, f"expandable_segments:{on}")))
+
+    if first is None or len(switches) > MOST_SWITCHES:
+        return False
+    if subject.begun_under is None and first != are_on:
+        subject.begun_under = line(True) if first else others
+        if not switches:
+            state = "on" if first else "off"
+            text = f"expandable segments were {state}, as memory taken from the driver shows"
+            note = Finding("expandable", 1, text, program.device)
+            subject.use(replace(program, findings=[*program.findings, note]))
+    if not switches:
         return False
     if differs_at is not None:
-        switches = narrow_switches(program, switches, line, differs_at)
+        replays = min(MOST_REPLAYS, NARROWING_EVENTS // max(1, program.n_ops))
+        switches = narrow_switches(program, switches, line, differs_at, replays)
     subject.use(switching(program, switches, line))
-    subject.begun_under = _without_key(conf) if switches[0].on else line(True)
     return True
-
-
-def _switched(conf: str, on: bool) -> str:
-    """A settings line with expandable segments on or off, and else as it is."""
-    return ",".join(filter(None, (_without_key(conf), f"expandable_segments:{on}")))
-
-
-def _without_key(conf: str) -> str:
-    return ",".join(part for part in conf.split(",") if "expandable_segments:" not in part)
 
 
 def _candidates(subjects: list[Subject]) -> list[Release]:
@@ -149,9 +165,18 @@ def _candidates(subjects: list[Subject]) -> list[Release]:
     for text in reversed(KNOWN):
         rules = release(text)
         within = all(rules.version >= v for v in oldest) and all(rules.version <= v for v in newest)
-        if within:
+        if within and all(_accepts(rules, s) for s in subjects):
             chosen.setdefault(rules.tie_break, rules)
     return list(chosen.values()) or [release(KNOWN[-1])]
+
+
+def _accepts(rules: Release, subject: Subject) -> bool:
+    """Whether a release accepts the lines that the program sets while it runs."""
+    try:
+        conditions_of(subject.kept, subject.recorded_settings(rules)[0], rules, Device())
+    except PolicyError:
+        return False
+    return True
 
 
 def _exactness(subjects: list[Subject], rules: Release) -> list[Exactness]:

@@ -33,15 +33,19 @@ class Switch:
     on: bool
 
 
-def find_switches(program: Program, on_at_end: bool) -> list[Switch]:
-    """Return the switches that the driver's calls show, each as late as they allow.
+def find_switches(program: Program, on_at_end: bool | None) -> tuple[bool | None, list[Switch]]:
+    """Find out from the driver's calls whether expandable segments were on.
 
     Pools of custom allocators never use expandable memory, so a segment of a private pool says
     nothing.
 
     Args:
         program: as lifted.
-        on_at_end: whether expandable segments are on in the settings recorded at the end.
+        on_at_end: whether they are on in the settings recorded at the end; None = not recorded.
+
+    Returns:
+        Whether they were on at first, None if no call tells; and each switch, as late as the calls
+        allow.
     """
     op = program.driver_op
     mapped = program.driver_action == Action.SEGMENT_MAP
@@ -51,9 +55,12 @@ def find_switches(program: Program, on_at_end: bool) -> list[Switch]:
     request[served] = program.request[request[served]]
     is_private = program.req_pool[request] > 0
     tells = asks & (mapped | ((program.driver_action == Action.SEGMENT_ALLOC) & ~is_private))
-    entries = [*program.entry[op[tells]].tolist(), int(program.entry.max(initial=-1)) + 1]
-    states = [*mapped[tells].tolist(), on_at_end]
-    return [
+    entries, states = program.entry[op[tells]].tolist(), mapped[tells].tolist()
+    first = states[0] if states else None
+    if on_at_end is not None and states:
+        entries.append(int(program.entry.max(initial=-1)) + 1)
+        states.append(on_at_end)
+    return first, [
         Switch(entries[k], entries[k - 1], states[k])
         for k in range(1, len(states))
         if states[k] != states[k - 1]
@@ -65,7 +72,7 @@ def narrow_switches(
     switches: Sequence[Switch],
     line_of: Callable[[bool], str],
     differs_at: Callable[[Program], int | None],
-    max_replays: int = 200,
+    max_replays: int,
 ) -> list[Switch]:
     """Move switches forward as far as what was recorded tells.
 

@@ -64,6 +64,7 @@ def test_without_a_command_help_is_shown(capsys: Any) -> None:
     assert "Commands:" in capsys.readouterr().out
 
 
+@pytest.mark.skipif(not JIT, reason="starts processes that compile, whatever this one does")
 def test_a_first_run_says_that_it_compiles(story: Path, tmp_path: Path) -> None:
     cold = run("info", str(story), "--json", NUMBA_CACHE_DIR=str(tmp_path), NUMBA_DISABLE_JIT="0")
     assert cold.stderr.startswith("first run: compiling kernels (once, about ")
