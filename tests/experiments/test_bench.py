@@ -62,7 +62,7 @@ def differences(
 def test_the_yardstick_gives_the_kernels_addresses_on_every_pattern(
     name: str, expandable: bool
 ) -> None:
-    program = PATTERNS[name](60_000)
+    program = PATTERNS[name](20_000)
     settings = Settings(expandable_segments=expandable)
     free = replay_native(pack(program), settings, RULES).stats["reserved_bytes.all.peak"]
     for device in (Device(), Device(free // 100 * 97 + 40 * MiB)):

@@ -29,11 +29,12 @@ from tightfit.traces.load import load
 from tightfit.traces.program import Program, SettingsCall
 from tightfit.traces.random_programs import random_program
 from tightfit.traces.settings_calls import with_settings_calls
+from tightfit.traces.store import save
 from tightfit.traces.units import MiB
 
 DATA = Path(__file__).resolve().parents[2] / "traces" / "data"
 RULES = release("2.15")
-TRACE = str(DATA / "serve_growing_kv.default.npz")
+TRACE = str(DATA / "cnn_resolutions.default.npz")
 ON, OFF = "expandable_segments:True", "expandable_segments:False"
 
 
@@ -135,7 +136,7 @@ def test_a_replay_makes_the_calls_that_are_named(capsys: Any) -> None:
         "default": [],
         "on": ["--conf", ON],
         "on at once": ["--then", f"0:{ON}"],
-        "on later": ["--then", f"20_000:{ON}"],
+        "on later": ["--then", f"4_34:{ON}"],
         "never on": ["--conf", ON, "--then", f"0:{OFF}"],
     }.items():
         code, found = answer(capsys, "replay", TRACE, *words)
@@ -144,14 +145,14 @@ def test_a_replay_makes_the_calls_that_are_named(capsys: Any) -> None:
     assert peaks["on at once"] == peaks["on"] < peaks["default"] == peaks["never on"]
     assert peaks["on later"] not in (peaks["on"], peaks["default"])
     (subject,) = load_subjects(Path(TRACE))
-    program = with_settings_calls(subject.program, [SettingsCall(20_000, ON)])
+    program = with_settings_calls(subject.program, [SettingsCall(434, ON)])
     (_, later) = conditions_of(pack(program), Settings(), RULES, Device())
     slow = replay_reference(program, Settings(), RULES, later=[later])
     assert slow.stats["reserved_bytes.all.peak"] == peaks["on later"]
 
 
 def test_other_commands_ask_about_them_too(capsys: Any) -> None:
-    then = ("--then", f"20000:{ON}")
+    then = ("--then", f"434:{ON}")
     _, found = answer(capsys, "replay", TRACE, *then)
     peak = found["devices"][0]["peak_reserved_bytes"]
     code, found = answer(capsys, "tune", TRACE, *then, "--trials", "2")
@@ -166,9 +167,7 @@ def test_other_commands_ask_about_them_too(capsys: Any) -> None:
 
 def test_policies_that_are_not_pytorchs_do_not_hear_them(tmp_path: Path, capsys: Any) -> None:
     recording = load(Path(TRACE))
-    recording.settings["settings_calls"] = {"first": "", "calls": {"0": [[20_000, ON]]}}
-    from tightfit.traces.store import save
-
+    recording.settings["settings_calls"] = {"first": "", "calls": {"0": [[434, ON]]}}
     save(recording, tmp_path / "calls.npz")
     policies = [w for p in ("pytorch", "best_fit", "rounding", "planned") for w in ("--policy", p)]
     rows = {}
