@@ -41,7 +41,6 @@ def main(path: str) -> None:
     load_libraries(tasks.get("libraries"))
     import torch
 
-    torch._inductor = None  # or a snapshot imports it, for seconds, to look for compiled code
     for task in tasks["tasks"]:
         sys.stdout.flush()
         child = os.fork()
