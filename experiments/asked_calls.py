@@ -41,12 +41,12 @@ def make_calls(subjects: Sequence[Subject], calls: Sequence[SettingsCall]) -> No
     """
     from ..traces.errors import ConfigError
     from ..traces.settings_calls import with_settings_calls
+    from .subject import LongSubject
 
     if not calls:
         return
     for subject in subjects:
-        program = subject.program
-        if subject.kept.source is not None:
+        if isinstance(subject, LongSubject):
             raise ConfigError(f"--then: {subject.name} is a long trace, whose events stay as given")
         entries = subject.recording.devices[subject.device].n_entries
         for call in calls:
@@ -55,7 +55,7 @@ def make_calls(subjects: Sequence[Subject], calls: Sequence[SettingsCall]) -> No
                     f"--then: found entry {call.entry:,}, expected one of 0 to {entries - 1:,} "
                     f"(device {subject.device})"
                 )
-        subject.use(with_settings_calls(program, calls))
+        subject.use(with_settings_calls(subject.program, calls))
 
 
 def then_words(texts: Sequence[str]) -> str:

@@ -107,7 +107,7 @@ def compare_with_recording(packed: Packed, settings: Settings, rules: Release) -
     missing, extra = recorded - mine, mine - recorded
     assert run.layout is not None
     ends_alike = same_layout(run.layout, program.end)
-    wrong = _first_wrong_op(program, mallocs, placed, missing, extra)
+    wrong, divergence = _first_divergence(program, run, mallocs, placed, missing, extra)
     differs_at = None if wrong == program.n_ops and ends_alike else _entry_at(program, wrong)
     return Exactness(
         device=program.device,
@@ -119,7 +119,7 @@ def compare_with_recording(packed: Packed, settings: Settings, rules: Release) -
         final_blocks_exact=ends_alike,
         lost_frees=sum(f.count for f in program.findings if f.kind in LOST),
         complete=program.complete,
-        divergence=_first_divergence(program, run, mallocs, placed, missing, extra),
+        divergence=divergence,
         differs_at=differs_at,
     )
 
@@ -143,8 +143,11 @@ def _first_divergence(
     placed: np.ndarray,
     missing: Counter[tuple[int, int, int, int]],
     extra: Counter[tuple[int, int, int, int]],
-) -> str:
-    """Word the first difference between a run and its recording."""
+) -> tuple[int, str]:
+    """The op of the first difference between a run and its recording, and what it is.
+
+    Without one: the number of ops, and "".
+    """
     wrong = mallocs[~placed]
     first_alloc = int(wrong[0]) if len(wrong) else program.n_ops
     calls = sorted(
@@ -154,27 +157,15 @@ def _first_divergence(
     if calls and calls[0][0][0] <= first_alloc:
         (op, action, addr, size), what = calls[0]
         name = Action(action).name.lower()
-        return f"{_place(program, op)}: {name} of {format_bytes(size)} at {addr:#x} {what}"
+        return op, f"{_place(program, op)}: {name} of {format_bytes(size)} at {addr:#x} {what}"
     if not len(wrong):
-        return ""
+        return program.n_ops, ""
     alloc = int(program.arg[first_alloc])
     size = int(program.req_size[program.request[alloc]])
     where = f"{_place(program, first_alloc)}: {format_bytes(size)} recorded at "
     found = int(run.addr[alloc])
     predicted = f"predicted at {found:#x}" if found else "predicted to run out of memory"
-    return where + f"{int(program.addr[alloc]):#x}, {predicted}"
-
-
-def _first_wrong_op(
-    program: Program,
-    mallocs: np.ndarray,
-    placed: np.ndarray,
-    missing: Counter[tuple[int, int, int, int]],
-    extra: Counter[tuple[int, int, int, int]],
-) -> int:
-    """The op of the first difference; the number of ops if there is none."""
-    calls = [op for op, *_ in (*missing, *extra)]
-    return min([*mallocs[~placed][:1].tolist(), *calls], default=program.n_ops)
+    return first_alloc, where + f"{int(program.addr[alloc]):#x}, {predicted}"
 
 
 def _entry_at(program: Program, op: int) -> int:

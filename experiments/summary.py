@@ -11,16 +11,16 @@ from ..traces.errors import TraceError
 from ..traces.event import ACTION_NAMES, Action, BlockState
 from ..traces.history import lift
 from ..traces.program import Op, Program
-from ..traces.recording import DeviceRecording, Finding, Recording
-from ..traces.settings_calls import KEY
+from ..traces.recording import SETTINGS_CALLS, DeviceRecording, Finding, Recording
 from ..traces.units import format_bytes
 from .out_of_memory import OutOfMemory, first_out_of_memory
 from .owners import Owner, owners_of
 from .recorded_by import RecordedBy, recorded_by
 
+# What `info` tells by itself: the line, and the lines that the program sets.
+TOLD_APART = ("PYTORCH_CUDA_ALLOC_CONF", SETTINGS_CALLS)
 # What `allocator_settings` says when nobody has set anything; keys not listed are always shown.
 # Source: torch/csrc/cuda/Module.cpp, THCPModule_memorySnapshot (2.15); the first key is the line.
-TOLD_APART = ("PYTORCH_CUDA_ALLOC_CONF", KEY)  # the line, and the lines that the program sets
 DEFAULT_SETTINGS: dict[str, Any] = {
     "PYTORCH_CUDA_ALLOC_CONF": "",
     "max_split_size": -1,
@@ -286,8 +286,6 @@ def _unusual(settings: dict[str, Any]) -> dict[str, Any]:
             value = {size: n for size, n in value.items() if n}
             if value:
                 unusual[key] = value
-        elif key not in ("PYTORCH_CUDA_ALLOC_CONF", KEY) and value != DEFAULT_SETTINGS.get(
-            key, ...
-        ):
+        elif key not in TOLD_APART and value != DEFAULT_SETTINGS.get(key, ...):
             unusual[key] = value
     return unusual

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .errors import TraceError
-from .recording import Finding
-from .settings_calls import KEY
+from .recording import SETTINGS_CALLS, Finding
 from .whole_file import replacing
 
 if TYPE_CHECKING:
@@ -101,7 +100,7 @@ def put_origin(recording: Recording, origin: Origin, facts: dict[str, Any]) -> N
     calls = facts.pop("settings_calls", [])
     if calls:
         times = {n: d.entries["time_us"] for n, d in recording.devices.items()}
-        recording.settings[KEY] = {
+        recording.settings[SETTINGS_CALLS] = {
             "first": facts["conf"],
             "calls": {
                 str(n): [[int(np.searchsorted(time, us)), line] for us, line in calls]

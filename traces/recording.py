@@ -9,6 +9,8 @@ import numpy as np
 
 from .event import BLOCK_COLUMNS, ENTRY_COLUMNS, SEGMENT_COLUMNS, Action, empty_columns
 
+SETTINGS_CALLS = "settings_calls"  # the key of `Recording.settings` that settings_calls.py reads
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -118,5 +120,5 @@ class Recording:
     @property
     def first_conf(self) -> str:
         """The settings line of the process at first; `conf` is another where a program sets one."""
-        noted = self.settings.get("settings_calls")
+        noted = self.settings.get(SETTINGS_CALLS)
         return str(noted.get("first", "")) if isinstance(noted, dict) else self.conf

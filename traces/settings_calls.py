@@ -3,7 +3,7 @@
 An engine whose memory pools do not go with expandable segments switches them off and on, say. Such
 a call is the program's own: it is made whatever line the process was started with. PyTorch's
 history has no entry for it; what `tightfit record` notes of the calls stands in a recording's
-settings, under KEY:
+settings, under SETTINGS_CALLS:
 
     {"first": line of the process, "calls": {"0": [[entry of device 0, line], ...]}}
 """
@@ -18,9 +18,8 @@ import numpy as np
 
 from .errors import TraceError
 from .program import Op, Program, SettingsCall
-from .recording import Finding
+from .recording import SETTINGS_CALLS, Finding
 
-KEY = "settings_calls"
 SWITCHES = "switches"  # the finding of calls that were inferred, see switches.py
 MOST_CALLS = 10_000
 _NAMED = 4
@@ -55,7 +54,7 @@ def with_settings_calls(
         f"{because}, whatever the line it is started with"
     )
     others = [f for f in program.findings if f.kind != "mixed_segments"]
-    kind = SWITCHES if because else KEY
+    kind = SWITCHES if because else SETTINGS_CALLS
     return replace(
         program,
         op=np.insert(program.op, at, int(Op.CHANGE)),
@@ -80,7 +79,7 @@ def without_settings_calls(program: Program) -> Program:
         entry=program.entry[~is_call],
         driver_op=program.driver_op - np.cumsum(is_call)[program.driver_op],
         settings_calls=(),
-        findings=[f for f in program.findings if f.kind not in (KEY, SWITCHES)],
+        findings=[f for f in program.findings if f.kind not in (SETTINGS_CALLS, SWITCHES)],
     )
 
 
@@ -88,9 +87,9 @@ def noted_calls(settings: Mapping[str, Any], device: int) -> list[SettingsCall]:
     """Return the settings calls that a recording's settings name for a device.
 
     Raises:
-        TraceError: what stands under KEY is something else.
+        TraceError: what stands under SETTINGS_CALLS is something else.
     """
-    noted = settings.get(KEY, {"first": "", "calls": {}})
+    noted = settings.get(SETTINGS_CALLS, {"first": "", "calls": {}})
     try:
         if not isinstance(noted["first"], str):
             raise TypeError
@@ -99,7 +98,7 @@ def noted_calls(settings: Mapping[str, Any], device: int) -> list[SettingsCall]:
             raise TypeError
     except (TypeError, KeyError, ValueError, AttributeError):
         raise TraceError(
-            f"{KEY}: found {str(noted)[:80]}, expected the line at first and, for each device, "
-            "pairs of an entry and a line"
+            f"{SETTINGS_CALLS}: found {str(noted)[:80]}, expected the line at first and, for each "
+            "device, pairs of an entry and a line"
         ) from None
     return calls

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from .recording import DeviceRecording, Finding, Recording, Stacks
-from .settings_calls import KEY, noted_calls
+from .recording import SETTINGS_CALLS, DeviceRecording, Finding, Recording, Stacks
+from .settings_calls import noted_calls
 
 # What PyTorch itself writes into `allocator_settings`; other keys are somebody's own.
 _SETTINGS = frozenset(
@@ -130,9 +130,9 @@ def _strip_settings(settings: dict[str, Any]) -> dict[str, Any]:
             value, (list, dict)
         ):
             del kept[key]  # not of the type PyTorch writes
-    if KEY in settings:
+    if SETTINGS_CALLS in settings:
         noted_calls(settings, 0)  # refuses what is not of this form
-        noted = settings[KEY]
+        noted = settings[SETTINGS_CALLS]
         calls = {
             str(int(device)): [
                 [c.entry, _strip_line(c.line)] for c in noted_calls(settings, int(device))
@@ -140,7 +140,7 @@ def _strip_settings(settings: dict[str, Any]) -> dict[str, Any]:
             for device in noted["calls"]
             if device.isascii() and device.isdecimal()
         }
-        kept[KEY] = {"first": _strip_line(noted["first"]), "calls": calls}
+        kept[SETTINGS_CALLS] = {"first": _strip_line(noted["first"]), "calls": calls}
     return kept
 
 

@@ -19,7 +19,7 @@ from tightfit.sim.device import Device
 from tightfit.sim.release import release
 from tightfit.sim.settings_line import parse_settings
 from tightfit.traces.event import Action
-from tightfit.traces.settings_calls import KEY
+from tightfit.traces.recording import SETTINGS_CALLS
 from tightfit.traces.store import save
 
 pytestmark = pytest.mark.slow
@@ -85,7 +85,7 @@ def test_a_program_that_sets_its_settings_is_repeated_and_predicted(
     assert wrong == {}
 
     # PyTorch's own snapshot has no calls in it: somebody has to tell when they were made.
-    del a.recording.settings[KEY]
+    del a.recording.settings[SETTINGS_CALLS]
     save(a.recording, tmp_path / "plain.npz")
     then = [w for c in a.program.settings_calls for w in ("--then", f"{c.entry}:{c.line}")]
     check = ["check", str(tmp_path / "plain.npz"), "--conf", lines[0]]

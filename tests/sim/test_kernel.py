@@ -10,10 +10,11 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from tightfit.policies.native import replay_native, round_sizes
+from tightfit.policies.native import replay_native, requests_of, round_sizes
 from tightfit.sim.conditions import Conditions
 from tightfit.sim.device import Device
 from tightfit.sim.packing import pack
+from tightfit.sim.plan import build_plan
 from tightfit.sim.reference import replay_reference
 from tightfit.sim.reference_allocator import round_size
 from tightfit.sim.release import release
@@ -87,6 +88,12 @@ def test_pages_of_expandable_memory_keep_their_size() -> None:
     then = Conditions(Settings(large_segment_size=32 * MiB), Device())
     with pytest.raises(PolicyError, match="found large_segment_size_mb of 20, 32 in turn"):
         replay_native(packed, on, release("2.15"), later=[then])
+    parts = [
+        requests_of(packed.program, settings, release("2.15"), Device())
+        for settings in (on, then.settings)
+    ]
+    with pytest.raises(ValueError, match="large_segment_size_mb changes at run time"):
+        build_plan(packed.program, parts)
 
 
 @pytest.mark.parametrize("seed", range(40))

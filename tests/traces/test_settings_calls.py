@@ -14,8 +14,8 @@ from tightfit.traces.errors import TraceError
 from tightfit.traces.history import lift
 from tightfit.traces.load import load
 from tightfit.traces.program import Op, Program, SettingsCall
+from tightfit.traces.recording import SETTINGS_CALLS
 from tightfit.traces.settings_calls import (
-    KEY,
     noted_calls,
     with_settings_calls,
     without_settings_calls,
@@ -80,7 +80,7 @@ def test_a_recording_keeps_the_calls_that_were_noted(tmp_path: Path) -> None:
     recording = load(DATA / "cuda_graphs.default.npz")
     line = "expandable_segments_reserve_by_class:[mine:1G],max_split_size_mb:64"
     calls = {"0": [[7, line], [100, "expandable_segments:True"]]}
-    recording.settings[KEY] = {"first": line, "calls": calls}
+    recording.settings[SETTINGS_CALLS] = {"first": line, "calls": calls}
     for stripped in (False, True):
         kept = strip(recording) if stripped else recording
         save(kept, tmp_path / f"{stripped}.npz")
@@ -110,9 +110,9 @@ def test_a_recording_keeps_the_calls_that_were_noted(tmp_path: Path) -> None:
 )
 def test_anything_else_in_their_place_is_one_message(noted: Any) -> None:
     with pytest.raises(TraceError, match="settings_calls: found .*, expected the line at first"):
-        noted_calls({KEY: noted}, 0)
+        noted_calls({SETTINGS_CALLS: noted}, 0)
     recording = load(DATA / "cuda_graphs.default.npz")
-    recording = replace(recording, settings={KEY: noted})
+    recording = replace(recording, settings={SETTINGS_CALLS: noted})
     with pytest.raises(TraceError, match="settings_calls: found"):
         lift(recording, 0)
     if isinstance(noted, dict):
