@@ -31,7 +31,6 @@ from .test_out_of_memory import failing
 
 DATA = Path(__file__).resolve().parents[2] / "traces" / "data"
 KEPT, CHURN, WANTED = "train.py:10 keep", "train.py:20 churn", "train.py:30 want"
-EXPANDABLE = "expandable_segments:True"
 
 
 def written(script: Script, path: Path, conf: str = "", capacity: int | None = None) -> Path:
