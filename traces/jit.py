@@ -35,6 +35,7 @@ import llvmlite
 import numba
 import numba.core.config
 import numba.core.event
+from numba.core.compiler_lock import global_compiler_lock
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -109,6 +110,23 @@ if JIT:
     numba.core.event.register("numba:compile", _no_garbage)
 
 
+@contextmanager
+def _kept_in(folder: Path) -> Iterator[None]:
+    """What is decorated inside is kept in a folder: Numba reads that from its settings.
+
+    Other libraries' kernels must not move there, nor ours where another thread finds the setting
+    put back: "" made a folder of the place where the program runs. Numba's own lock, as whoever
+    compiles holds it already, and two locks would be taken in two orders.
+    """
+    with global_compiler_lock:
+        before = _config.CACHE_DIR
+        _config.CACHE_DIR = str(folder)
+        try:
+            yield
+        finally:
+            _config.CACHE_DIR = before
+
+
 def kernel(function: F) -> F:
     """Compile an entry point: Python calls it, its compiled form is kept on disk.
 
@@ -118,13 +136,8 @@ def kernel(function: F) -> F:
     folder = cache_folder()
     if folder is None:
         return _njit(nogil=True, error_model="numpy")(function)
-    # Numba reads the folder when it decorates. Other libraries' kernels must not move there.
-    before = _config.CACHE_DIR
-    _config.CACHE_DIR = str(folder)
-    try:
+    with _kept_in(folder):
         return _njit(cache=True, nogil=True, error_model="numpy")(function)
-    finally:
-        _config.CACHE_DIR = before
 
 
 def c_function(signature: Any) -> Callable[[Callable[..., Any]], Any]:
@@ -138,13 +151,8 @@ def c_function(signature: Any) -> Callable[[Callable[..., Any]], Any]:
         folder = cache_folder()
         if folder is None:
             return _cfunc(signature, error_model="numpy")(function)
-        before = _config.CACHE_DIR
-        _config.CACHE_DIR = str(folder)
-        try:
-            with _no_garbage:
-                return _cfunc(signature, cache=True, error_model="numpy")(function)
-        finally:
-            _config.CACHE_DIR = before
+        with _kept_in(folder), _no_garbage:
+            return _cfunc(signature, cache=True, error_model="numpy")(function)
 
     return decorate
 

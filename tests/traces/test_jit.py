@@ -4,6 +4,9 @@ import gc
 import os
 import subprocess
 import sys
+import threading
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import numba
@@ -96,6 +99,38 @@ def test_the_users_own_cache_folder_is_honoured(run, tmp_path):
     out = run(NUMBA_CACHE_DIR=str(tmp_path / "own"))
     assert Path(out[5]).is_relative_to(tmp_path / "own")
     assert out[6] == repr(str(tmp_path / "own"))
+
+
+@pytest.mark.skipif(not jit.JIT, reason="nothing is compiled")
+def test_threads_that_decorate_at_once_keep_to_the_folder(monkeypatch):
+    found = []
+    together = threading.Barrier(2)
+
+    def slow(*args, **kwargs):
+        """Numba looks where to keep things some time after it was called."""
+
+        def decorate(function):
+            found.append(numba.config.CACHE_DIR)
+            with suppress(threading.BrokenBarrierError):
+                together.wait(0.2)  # both are here at once, unless one keeps the other out
+            time.sleep(0.02 * len(found))  # and they leave one after the other
+            found.append(numba.config.CACHE_DIR)
+            return function
+
+        return decorate
+
+    before = numba.config.CACHE_DIR
+    monkeypatch.setattr(jit, "_njit", slow)
+    monkeypatch.setattr(jit, "_cfunc", slow)
+    threads = [
+        threading.Thread(target=decorate, args=(len,)) for decorate in (jit.kernel, jit.c_function(0))
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [str(jit.cache_folder())] * 4
+    assert numba.config.CACHE_DIR == before
 
 
 def test_code_with_index_checks_is_kept_apart(run):
