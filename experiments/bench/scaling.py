@@ -153,7 +153,7 @@ def compile_seconds() -> dict[str, float]:
     return {"cold": cold[1], "warm": warm[1], "import": warm[0]}
 
 
-def command_seconds(warm_runs: int = 5) -> dict[str, float]:
+def command_seconds(warm_runs: int) -> dict[str, float]:
     """Whole `tightfit replay` processes: a machine's first, and the median of later ones."""
     words = [sys.executable, "-m", "tightfit", "replay", str(RECORDINGS / COMMAND_TRACE)]
     seconds = []
