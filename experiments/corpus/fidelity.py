@@ -14,11 +14,11 @@ import tempfile
 from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...traces.errors import did_you_mean
+from ...traces.errors import VerificationError, did_you_mean
 from ...traces.event import Action
 from ...traces.load import load
 from ...traces.units import MiB
@@ -168,20 +168,33 @@ def peak(recording: Recording) -> int:
 
 def measure(workload: Workload, release: str) -> Fidelity:
     """Record a workload both ways and compare."""
-    from ..recording.command import record_program
-
     options = SHORTER.get(workload.name, workload.options)
     command = (sys.executable, "-m", f"{__package__}.{workload.program}", *options)
+    return measure_command(workload.name, command, workload.profile, release)
+
+
+def measure_command(name: str, command: tuple[str, ...], profile: str, release: str) -> Fidelity:
+    """Record a program both ways, on one device and PyTorch of one release, and compare.
+
+    Raises:
+        TightfitError: it could not be recorded, or failed.
+    """
+    from ..recording.command import record_program
+
     with tempfile.TemporaryDirectory(prefix="tightfit-fidelity-") as scratch:
         folder = Path(scratch)
-        record_program(
-            command, folder / "real.npz", workload.profile, release, "", stacks="all", quiet=True
-        )
-        record_program(command, folder / "fake.npz", fake=workload.profile, quiet=True)
+        ways: dict[str, dict[str, Any]] = {
+            "real.npz": {"stand_in": profile, "torch": release, "conf": "", "stacks": "all"},
+            "fake.npz": {"fake": profile},
+        }
+        for file, way in ways.items():
+            _, status = record_program(command, folder / file, quiet=True, **way)
+            if status:
+                raise VerificationError(f"{name}: the program ended with exit code {status}")
         fake = load(folder / "fake.npz")
-        found = compare_fake(workload.name, load(folder / "real.npz"), fake)
+        found = compare_fake(name, load(folder / "real.npz"), fake)
         scratch = {kind: len(rows) for kind, rows in fake.extra["recorded"]["scratch"].items()}
-        return replace(found, scratch=scratch, device=workload.profile, torch=release)
+        return replace(found, scratch=scratch, device=profile, torch=release)
 
 
 def kept() -> list[Fidelity]:

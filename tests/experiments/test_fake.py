@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from tightfit.experiments import cli
-from tightfit.experiments.corpus.catalogue import WORKLOADS
 from tightfit.experiments.corpus.fidelity import (
     BEGIN,
     END,
@@ -22,7 +21,7 @@ from tightfit.experiments.corpus.fidelity import (
     kept,
     kernel_of,
     markdown,
-    measure,
+    measure_command,
 )
 from tightfit.experiments.recording.fake import build_shim
 from tightfit.experiments.recording.whole_wheel import Build
@@ -221,11 +220,15 @@ def test_an_allocation_says_which_operation_asked_for_it(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_asks_for_what_the_stand_in_asks_for(build: Build) -> None:
-    workload = next(w for w in WORKLOADS if w.name == "convnet")
-    found = measure(workload, build.wheel.version)
+def test_asks_for_what_the_stand_in_asks_for(build: Build, tmp_path: Path) -> None:
+    script = tmp_path / "two_steps.py"
+    script.write_text(
+        "from tightfit.experiments.corpus import convnet\nconvnet.STEPS = 2\nconvnet.main()\n"
+    )
+    command = (sys.executable, str(script))
+    found = measure_command("convnet", command, "rtx4090-24g", build.wheel.version)
     assert found.invented == 0 and found.in_order == found.fake
-    assert found.share > 0.9999 and abs(found.peak_error) < 0.001
+    assert found.real - found.fake <= 1 and abs(found.peak_error) < 0.002  # 2.11's cuBLASLt
     if version("torch").split("+")[0] == build.wheel.version:
         assert found.share == 1 and found.peak_error == 0
 

@@ -123,7 +123,8 @@ def test_threads_that_decorate_at_once_keep_to_the_folder(monkeypatch):
     monkeypatch.setattr(jit, "_njit", slow)
     monkeypatch.setattr(jit, "_cfunc", slow)
     threads = [
-        threading.Thread(target=decorate, args=(len,)) for decorate in (jit.kernel, jit.c_function(0))
+        threading.Thread(target=decorate, args=(len,))
+        for decorate in (jit.kernel, jit.c_function(0))
     ]
     for thread in threads:
         thread.start()
