@@ -135,6 +135,19 @@ def test_a_small_device_runs_out_of_memory_as_a_real_one(build: Build, tmp_path:
     assert (tmp_path / "o.oom.npz").is_file()
 
 
+def test_recording_drops_no_exception_under_way(build: Build, tmp_path: Path) -> None:
+    # Recomputing ends in an exception, and what lies on Python's stack is freed under it.
+    script = tmp_path / "recompute.py"
+    script.write_text(
+        "import torch\nfrom torch.utils.checkpoint import checkpoint\n"
+        "w = [torch.ones(8, 8, device='cuda', requires_grad=True) for _ in range(2)]\n"
+        "x = torch.ones(8, 8, device='cuda', requires_grad=True)\n"
+        "y = checkpoint(lambda x: x @ w[0].detach() + x @ w[0] @ w[1], x, use_reentrant=False)\n"
+        "y.sum().backward()\n"
+    )
+    record(build, script, tmp_path / "r.npz")
+
+
 def test_ranks_share_one_group_and_each_has_a_device(build: Build, tmp_path: Path) -> None:
     script = tmp_path / "ranks.py"
     script.write_text(
