@@ -33,7 +33,7 @@ from tightfit.traces import jit
 import kernels
 cold = jit.is_cold(kernels.both), jit.is_cold()
 print(*cold, kernels.both(3), jit.is_cold(kernels.both), jit.JIT, jit.cache_folder(),
-      repr(numba.config.CACHE_DIR), type(kernels.both).__name__, sep="|")
+      repr(jit._config.CACHE_DIR), type(kernels.both).__name__, sep="|")
 """
 
 
@@ -110,16 +110,16 @@ def test_threads_that_decorate_at_once_keep_to_the_folder(monkeypatch):
         """Numba looks where to keep things some time after it was called."""
 
         def decorate(function):
-            found.append(numba.config.CACHE_DIR)
+            found.append(jit._config.CACHE_DIR)
             with suppress(threading.BrokenBarrierError):
                 together.wait(0.2)  # both are here at once, unless one keeps the other out
             time.sleep(0.02 * len(found))  # and they leave one after the other
-            found.append(numba.config.CACHE_DIR)
+            found.append(jit._config.CACHE_DIR)
             return function
 
         return decorate
 
-    before = numba.config.CACHE_DIR
+    before = jit._config.CACHE_DIR
     monkeypatch.setattr(jit, "_njit", slow)
     monkeypatch.setattr(jit, "_cfunc", slow)
     threads = [
@@ -131,7 +131,7 @@ def test_threads_that_decorate_at_once_keep_to_the_folder(monkeypatch):
     for thread in threads:
         thread.join()
     assert found == [str(jit.cache_folder())] * 4
-    assert numba.config.CACHE_DIR == before
+    assert jit._config.CACHE_DIR == before
 
 
 def test_code_with_index_checks_is_kept_apart(run):
