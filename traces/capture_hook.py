@@ -45,15 +45,12 @@ def start_history(torch: Any, stacks: str = "python", entries: int = ENTRIES) ->
 
     Args:
         torch: the module.
-        stacks: "python" or "all" frames of every entry, or "none". In PyTorch 2.11 a free has those
-            of its allocation: taking its own drops the exception under way, which ends programs
-            with activation checkpointing (pytorch/pytorch#175196).
+        stacks: "python" or "all" frames of every entry, or "none".
         entries: how many are kept, the newest.
     """
-    level = "alloc" if torch.__version__.startswith("2.11.") else "all"
     torch.cuda.memory._record_memory_history(
         enabled="all",
-        context=None if stacks == "none" else level,
+        context=None if stacks == "none" else "all",
         stacks="all" if stacks == "all" else "python",
         max_entries=entries,
     )

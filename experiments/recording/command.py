@@ -171,6 +171,8 @@ def record(
     )
     why = _why_nothing(tuple(command), stand_in, fake) if not done else ""
     _report(done, code, as_json, "check" if fake is None else "replay", why)
+    if code and done and stacks != "none":
+        _warn_of_lost_exceptions(done[0].file)
     if not done:
         raise typer.Exit(NOTHING)
     if code:
@@ -358,6 +360,23 @@ def _report(done: list[Recorded], code: int, as_json: bool, then: str, why: str)
     if done:
         path = shlex.quote(done[0].file)
         suggest(f"tightfit {then} {path}", f"tightfit tune {path}")
+
+
+def _warn_of_lost_exceptions(file: str) -> None:
+    """Say what may have ended a program, if the PyTorch that ran it is 2.11.
+
+    There a stack taken in a backward pass drops the exception under way, by which a recomputation
+    ends (pytorch/pytorch#179536). Measured: 2.11.0 does; 2.12.1, 2.13.0 and 2.15.0 do not.
+    """
+    from ...traces.load import load
+    from ..screen import warn
+
+    if load(Path(file)).extra["recorded"]["torch"].startswith("2.11."):
+        warn(
+            "PyTorch 2.11 loses exceptions while it takes stacks: if the program ended in "
+            '"SystemError: ... returned NULL without setting an exception", as some with '
+            "activation checkpointing do, record it with --stacks none"
+        )
 
 
 def _prepare(stand_in: str, torch: str | None, as_json: bool) -> None:

@@ -135,7 +135,9 @@ def test_a_small_device_runs_out_of_memory_as_a_real_one(build: Build, tmp_path:
     assert (tmp_path / "o.oom.npz").is_file()
 
 
-def test_recording_drops_no_exception_under_way(build: Build, tmp_path: Path) -> None:
+def test_stacks_that_lose_an_exception_are_named_and_can_be_left_out(
+    build: Build, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     # Recomputing ends in an exception, and what lies on Python's stack is freed under it.
     script = tmp_path / "recompute.py"
     script.write_text(
@@ -145,7 +147,12 @@ def test_recording_drops_no_exception_under_way(build: Build, tmp_path: Path) ->
         "y = checkpoint(lambda x: x @ w[0].detach() + x @ w[0] @ w[1], x, use_reentrant=False)\n"
         "y.sum().backward()\n"
     )
-    record(build, script, tmp_path / "r.npz")
+    record(build, script, tmp_path / "none.npz", "--stacks", "none")
+    words = ["record", "--stand-in", "h100-80g", "--torch", build.wheel.version]
+    words += ["-o", str(tmp_path / "stacks.npz"), "--", sys.executable, str(script)]
+    loses = build.wheel.version.startswith("2.11.")
+    assert cli.main(words) == int(loses)
+    assert ("record it with --stacks none" in capsys.readouterr().err) == loses
 
 
 def test_ranks_share_one_group_and_each_has_a_device(build: Build, tmp_path: Path) -> None:
