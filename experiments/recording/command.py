@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -131,6 +130,7 @@ def record(
     """
     from ...traces.errors import ConfigError
     from ..outfile import check_output
+    from .report import report, warn_of_lost_exceptions, why_nothing
 
     if "list" in (stand_in, fake):
         list_stand_ins(as_json, "tightfit record --stand-in h100-80g -- python train.py")
@@ -169,10 +169,10 @@ def record(
         fake=fake,
         scratch=scratch,
     )
-    why = _why_nothing(tuple(command), stand_in, fake) if not done else ""
-    _report(done, code, as_json, "check" if fake is None else "replay", why)
+    why = why_nothing(tuple(command), stand_in, fake) if not done else ""
+    report(done, code, as_json, "check" if fake is None else "replay", why)
     if code and done and stacks != "none":
-        _warn_of_lost_exceptions(done[0].file)
+        warn_of_lost_exceptions(done[0].file)
     if not done:
         raise typer.Exit(NOTHING)
     if code:
@@ -319,64 +319,6 @@ def _stem(command: list[str]) -> str:
 
 def _is_launcher(command: tuple[str, ...]) -> bool:
     return Path(command[0]).name == "torchrun" or "torch.distributed.run" in command
-
-
-def _why_nothing(command: tuple[str, ...], stand_in: str | None, fake: str | None) -> str:
-    """Why nothing was recorded, where PyTorch itself is the reason; else ""."""
-    from .installed import installed_torch
-    from .launch import find_python
-
-    own = installed_torch(find_python(command))
-    if stand_in is not None or fake is not None or own is None or own.has_cuda:
-        return ""
-    return (
-        f"torch {own.version} is a build without CUDA; --stand-in h100-80g runs the program in one "
-        "with CUDA on a stand-in for a GPU, --fake h100-80g in this one with fake tensors"
-    )
-
-
-def _report(done: list[Recorded], code: int, as_json: bool, then: str, why: str) -> None:
-    """Say what was written, or why nothing, and the command to go on with."""
-    from ...traces.units import format_bytes
-    from ..screen import emit_json, say, suggest, verdict
-
-    if as_json:
-        emit_json({"files": done, "program_status": code, "why_nothing": why})
-        return
-    if not done:
-        verdict(f"NOTHING RECORDED: {why or 'the program never used CUDA, or was killed'}")
-    for file in done:
-        verdict(
-            f"{file.file}: {file.entries:,} entries, {format_bytes(file.file_bytes)}"
-            + ("" if file.reason == "exit" else f" (written on {file.reason})")
-        )
-    if any(file.entries == 0 for file in done):
-        say(
-            "0 entries: nothing was allocated, or the program switched PyTorch's history off, as "
-            "`with tightfit.record(...)` does at its end."
-        )
-    if code:
-        say(f"The program ended with status {code}.")
-    if done:
-        path = shlex.quote(done[0].file)
-        suggest(f"tightfit {then} {path}", f"tightfit tune {path}")
-
-
-def _warn_of_lost_exceptions(file: str) -> None:
-    """Say what may have ended a program, if the PyTorch that ran it is 2.11.
-
-    There a stack taken in a backward pass drops the exception under way, by which a recomputation
-    ends (pytorch/pytorch#179536). Measured: 2.11.0 does; 2.12.1, 2.13.0 and 2.15.0 do not.
-    """
-    from ...traces.load import load
-    from ..screen import warn
-
-    if load(Path(file)).extra["recorded"]["torch"].startswith("2.11."):
-        warn(
-            "PyTorch 2.11 loses exceptions while it takes stacks: if the program ended in "
-            '"SystemError: ... returned NULL without setting an exception", as some with '
-            "activation checkpointing do, record it with --stacks none"
-        )
 
 
 def _prepare(stand_in: str, torch: str | None, as_json: bool) -> None:

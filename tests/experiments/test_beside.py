@@ -77,10 +77,11 @@ beside.compile_beside(("NOTHING",))
 
 
 @pytest.mark.skipif(not jit.JIT, reason="nothing is compiled here")
-def test_a_first_command_that_has_loaded_nothing_else_compiles_what_is_needed_first() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", IN_A_NEW_PROCESS], capture_output=True, text=True, check=True
-    )
+def test_a_first_command_that_has_loaded_nothing_else_compiles_what_is_needed_first(
+    tmp_path: Path,
+) -> None:
+    words = [sys.executable, "-c", IN_A_NEW_PROCESS]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=tmp_path)
     assert done.stdout.split() == [f"{name}_apart" for name in FIRST]
 
 
