@@ -22,12 +22,13 @@ from tightfit.traces.event import Action
 from tightfit.traces.recording import SETTINGS_CALLS
 from tightfit.traces.store import save
 
+from .unrecorded import run_on
+
 pytestmark = pytest.mark.slow
 
 MARK = 7_654_321  # bytes that the program asks for just after each call
 CALLS = ("expandable_segments:False,roundup_power2_divisions:4", "max_split_size_mb:64")
-SCRIPT = f"""
-import torch
+CHURN = """
 def churn(seed, kept):
     random = torch.Generator().manual_seed(seed)
     held = []
@@ -36,6 +37,10 @@ def churn(seed, kept):
         if len(held) > 9:
             del held[size % 10]
     return held[::2] if kept else None
+"""
+SCRIPT = f"""
+import torch
+{CHURN}
 a = churn(1, True)
 for k, line in enumerate({CALLS!r}):
     torch.cuda.memory._set_allocator_settings(line)
@@ -93,3 +98,31 @@ def test_a_program_that_sets_its_settings_is_repeated_and_predicted(
     capsys.readouterr()
     assert cli.main([*check, *then, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["conf"] == lines[0]
+
+
+def test_a_part_that_sets_its_settings_begins_under_those_set_before(
+    build: Build, tmp_path: Path
+) -> None:
+    """The calls of the body alone are in the recording, and nobody notes any behind it."""
+    script = tmp_path / "part.py"
+    script.write_text(f"""
+import torch
+import tightfit
+set_line = torch.cuda.memory._set_allocator_settings
+setters = dict(vars(torch._C))
+{CHURN}
+set_line({CALLS[0]!r})
+a = churn(1, True)
+with tightfit.record("part.npz"):
+    churn(2, False)
+    set_line({CALLS[1]!r})
+    b = churn(3, True)
+assert dict(vars(torch._C)) == setters
+set_line("")
+""")
+    run_on(build, script)
+    (subject,) = load_subjects(tmp_path / "part.npz")
+    assert subject.conf == CALLS[0]
+    assert [c.line for c in subject.program.settings_calls] == [CALLS[1]]
+    (found,) = find_release([subject], None).exactness
+    assert found.is_exact and found.complete

@@ -19,7 +19,6 @@ import pytest
 from tightfit.experiments import cli
 from tightfit.experiments.oracle.build import runtime_name
 from tightfit.experiments.recording.libraries import build_libraries
-from tightfit.experiments.recording.profiles import find_profile
 from tightfit.experiments.recording.whole_wheel import Build
 from tightfit.experiments.release_fit import find_release
 from tightfit.experiments.subject import load_subjects
@@ -27,6 +26,8 @@ from tightfit.policies.native import replay_native
 from tightfit.sim.device import Device
 from tightfit.sim.release import release
 from tightfit.sim.settings_line import parse_settings
+
+from .unrecorded import environment_on, run_on
 
 pytestmark = pytest.mark.slow
 
@@ -42,18 +43,6 @@ for step in range(4):
     optimizer.zero_grad()
     print(torch.cuda.get_device_name(), torch.cuda.get_device_capability(), x.sum().item())
 """
-
-
-def run_on(build: Build, script: Path, gpu: str = "h100-80g", **more: str) -> str:
-    """Run a script over the stand-in without recording it."""
-    environment = {
-        **os.environ, **find_profile(gpu).environment(1, build.codes), **more,
-        "PYTHONPATH": str(build.path[0]), "LD_LIBRARY_PATH": str(build_libraries(build)),
-    }  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, script], env=environment, capture_output=True, text=True, check=True
-    )
-    return done.stdout
 
 
 def test_pytorch_sees_the_device_asked_for(build: Build, tmp_path: Path) -> None:
@@ -178,9 +167,7 @@ def test_a_machine_that_has_a_gpu_needs_no_stand_in(
     """The stand-in plays a machine whose own libraries are CUDA's."""
     script = tmp_path / "train.py"
     script.write_text(TRAIN)
-    monkeypatch.setenv("PYTHONPATH", str(build.path[0]))
-    monkeypatch.setenv("LD_LIBRARY_PATH", str(build_libraries(build)))
-    for key, value in find_profile("a100-40g").environment(1, build.codes).items():
+    for key, value in environment_on(build, "a100-40g").items():
         monkeypatch.setenv(key, value)
     out = tmp_path / "gpu.npz"
     assert cli.main(["record", "-o", str(out), "--", sys.executable, str(script)]) == 0
@@ -292,15 +279,7 @@ def test_a_part_of_a_program_is_recorded_from_inside(build: Build, tmp_path: Pat
         "except torch.OutOfMemoryError:\n"
         "    print('caught')\n"
     )
-    environment = {
-        **os.environ, **find_profile("l4-24g").environment(1, build.codes),
-        "PYTHONPATH": str(build.path[0]), "LD_LIBRARY_PATH": str(build_libraries(build)),
-    }  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, script], env=environment, cwd=tmp_path, capture_output=True, text=True,
-        check=True,
-    )  # fmt: skip
-    assert done.stdout == "caught\n"
+    assert run_on(build, script, "l4-24g") == "caught\n"
     sizes = {}
     for name in ("one", "two"):
         subject = load_subjects(tmp_path / f"{name}.npz")[0]
