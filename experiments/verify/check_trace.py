@@ -11,7 +11,6 @@ from typing import Any
 
 from ...sim.device import Device
 from ...sim.release import release
-from ...sim.settings_line import parse_settings
 from ...traces.errors import ConfigError, PolicyError, VerificationError
 from ...traces.load import load
 from ...traces.program import Program
@@ -138,13 +137,12 @@ class _Check:
         if self.pieces.get(conf, "accept") is None and not self.clock.fits("line"):
             return LineResult(self.line.role, conf)  # to predict it takes a while as well
         rules = release(self.facts["torch"])
-        try:
-            parse_settings(conf, rules)
-        except PolicyError as error:
-            return LineResult(self.line.role, conf, refused=f"by the simulator's parser: {error}")
         gpu = Device(self.facts["total"], self.facts["total"] - self.facts["free"])
         prediction = Prediction(self.program, conf, rules, gpu)
-        peak = prediction.run.stats["reserved_bytes.all.peak"]
+        try:
+            peak = prediction.run.stats["reserved_bytes.all.peak"]
+        except PolicyError as error:  # the line, or a call of the program under it
+            return LineResult(self.line.role, conf, refused=f"by the simulator: {error}")
         tries: dict[int, dict[str, Any]] = {}
         first = next_limits(prediction.smallest_limit, peak, {})
         told = prediction.needs_addresses
@@ -210,6 +208,7 @@ class _Check:
             gpu = {"name": answer["gpu"], "total_bytes": answer["total"], "stats": answer["stats"]}
             told = {name: answer[name] for name in ("torch", "cuda")}
             told |= {"conf": self.line.conf, "devices": {"0": gpu}, "reason": "asked"}
+            told["settings_calls"] = answer.get("settings_calls", [])
             put_origin(recording, origin, told)
             save(recording, path)
         dumped.unlink(missing_ok=True)

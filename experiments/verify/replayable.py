@@ -3,7 +3,8 @@
 From outside PyTorch nobody can say when another stream is done with a block, nor be inside a graph
 capture without capturing. So both sides of the comparison play the same slightly plainer program: a
 free that waited for another stream comes when it was completed, the private pool of a graph is an
-ordinary one, and memory that was live before recording began is asked for first.
+ordinary one, and memory that was live before recording began is asked for first. Settings calls are
+made on both sides, where the program made them.
 """
 
 from __future__ import annotations
@@ -15,11 +16,10 @@ import numpy as np
 
 from ...traces.event import BlockState
 from ...traces.program import Layout, Op, Program
-from ...traces.settings_calls import without_settings_calls
 from ...traces.whole_file import replacing
 
 # Codes of the steps in the file that the worker reads; the worker has the same ones.
-ALLOC, FREE, TRY, EMPTY, RELEASE, DELETE = range(6)
+ALLOC, FREE, TRY, EMPTY, RELEASE, DELETE, SET = range(7)
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,7 @@ def replayable(program: Program) -> Replayable:
     """Return the plainer program that a recorded one is replayed as."""
     notes: list[str] = []
     if program.settings_calls:
-        n = len(program.settings_calls)
-        notes.append(f"{n:,} settings calls of the program are left out: a line holds throughout")
-        program = without_settings_calls(program)
+        notes.append(f"{len(program.settings_calls):,} settings calls are made as the program did")
     n_start = program.n_start
     op, arg, entry = program.op.copy(), program.arg.copy(), program.entry.copy()
     pending = _pending_at_start(program)
@@ -88,16 +86,17 @@ def _pending_at_start(program: Program) -> np.ndarray:
 def write_steps(program: Program, path: Path) -> None:
     """Write a replayable program as the arrays that the worker plays.
 
-    The steps have one row per op: `code`, `slot` (the allocation, or the pool of EMPTY, RELEASE and
-    DELETE), `size` in bytes, `stream` and `pool` as numbers. A pool that is emptied by itself is
-    deleted as a MemPool is, which releases it and empties it in one.
+    The steps have one row per op: `code`, `slot` (the allocation; the pool of EMPTY, RELEASE and
+    DELETE; of SET which of the `calls`, from 1), `size` in bytes, `stream` and `pool` as numbers. A
+    pool that is emptied by itself is deleted as a MemPool is, which releases it and empties it in
+    one.
     """
     n = program.n_ops
     op, arg = program.op, program.arg
     code = np.zeros(n, np.uint8)
     for which, step in (
         (Op.MALLOC, ALLOC), (Op.FREE, FREE), (Op.TRY, TRY), (Op.EMPTY_CACHE, EMPTY),
-        (Op.RELEASE_POOL, RELEASE),
+        (Op.RELEASE_POOL, RELEASE), (Op.CHANGE, SET),
     ):  # fmt: skip
         code[op == which] = step
     alone = (op == Op.EMPTY_CACHE) & (arg > 0)
@@ -117,6 +116,7 @@ def write_steps(program: Program, path: Path) -> None:
         "streams": program.streams,
         "n_pools": np.array(len(program.pools)),
         "deleted": np.unique(arg[alone]).astype(np.int64),
+        "calls": np.array([call.line for call in program.settings_calls], np.str_),
     }
     with replacing(path) as out:
         np.savez(out, allow_pickle=False, **columns)

@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 # As in replayable.py.
-ALLOC, FREE, TRY, EMPTY, RELEASE, DELETE = range(6)
+ALLOC, FREE, TRY, EMPTY, RELEASE, DELETE, SET = range(7)
 FIRST_POOL = 1 << 20  # private pools have numbers that PyTorch itself does not reach
 
 
@@ -147,6 +147,8 @@ def play(torch: Any, task: dict[str, Any]) -> dict[str, Any]:
     delete = torch._C._cuda_cudaCachingAllocator_raw_delete
     stats = torch._C._cuda_memoryStats
     out_of_memory = torch.cuda.OutOfMemoryError
+    calls = steps["calls"].tolist()
+    called: list[tuple[int, str]] = []
     live: dict[int, int] = {}
     returns: list[list[int]] = []
     oom = None
@@ -174,6 +176,9 @@ def play(torch: Any, task: dict[str, Any]) -> dict[str, Any]:
             finally:
                 if pool:
                     pools.leave(pool)
+        elif code == SET:
+            torch.cuda.memory._set_allocator_settings(calls[slot - 1])
+            called.append((time.time_ns() // 1000, calls[slot - 1]))
         else:
             before = stats(device)["num_device_free"]
             if code == EMPTY:
@@ -191,6 +196,7 @@ def play(torch: Any, task: dict[str, Any]) -> dict[str, Any]:
         "pools": pools.ids,
         "oom": oom,
         "returns": returns,
+        "settings_calls": called,
         "free_at_witness": witness,
         "reserved_at_witness": held,
         "free_at_end": torch.cuda.mem_get_info()[0],

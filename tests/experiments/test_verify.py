@@ -180,7 +180,7 @@ def test_a_line_that_the_simulator_refuses_is_not_put_to_the_device(tmp_path: Pa
     lines = [Line("asked", "max_split_size_mb:1")]
     sheet = check_trace(DATA / "mlp_train.npz", lines, _Answering(), tmp_path)
     assert sheet.verdict == "not confirmed" and len(_Answering.asked) == 1
-    assert sheet.lines[0].refused.startswith("by the simulator's parser")
+    assert sheet.lines[0].refused.startswith("by the simulator: ")
 
 
 def test_explain_says_what_to_run_where_and_what_the_words_mean(capsys: Any) -> None:

@@ -23,6 +23,9 @@ from tightfit.experiments.verify.lines import Line
 from tightfit.experiments.verify.machine import Machine, find_machine
 from tightfit.experiments.verify.pieces import Clock, Pieces
 from tightfit.experiments.verify.verdict import LineResult
+from tightfit.traces.load import load
+from tightfit.traces.recording import SETTINGS_CALLS
+from tightfit.traces.store import save
 
 pytestmark = pytest.mark.slow
 
@@ -58,6 +61,27 @@ def test_the_real_allocator_does_what_is_predicted(
     }
     assert all(x.counters is not None and x.counters.compared > 120 for x in sheet.lines)
     assert "stand-in" in sheet.headline
+
+
+def test_the_program_s_own_settings_calls_are_made_there_too(
+    machine: Machine, tmp_path: Path
+) -> None:
+    """Under each line; what was recorded of it says so, and is repeated."""
+    recording = load(DATA / "devlog.default.npz")
+    half = recording.devices[0].n_entries // 2
+    calls = [[half // 2, "expandable_segments:False,roundup_power2_divisions:4"], [half, ""]]
+    recording.settings[SETTINGS_CALLS] = {"first": "", "calls": {"0": calls}}
+    trace = tmp_path / "calls.npz"
+    save(recording, trace)
+    sheet = check_trace(trace, LINES[:2], machine, tmp_path / "v")
+    assert [(x.verdict, x.reasons) for x in sheet.lines] == [("confirmed", [])] * 2
+    assert "2 settings calls are made as the program did" in sheet.program_notes
+    for line, piece in zip(LINES, sorted((tmp_path / "v").glob("*.place.npz")), strict=False):
+        (subject,) = load_subjects(piece)
+        assert [c.line for c in subject.program.settings_calls] == [line for _, line in calls]
+        assert find_release([subject], None).exactness[0].is_exact, line
+    (plain,) = check_trace(DATA / "devlog.default.npz", LINES[1:2], machine, tmp_path / "v").lines
+    assert plain.predicted_peak_bytes != sheet.lines[1].predicted_peak_bytes
 
 
 @pytest.fixture(scope="module")
