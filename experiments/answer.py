@@ -87,6 +87,7 @@ class Answer:
         smallest: what counts is the smallest device that a line runs on, not its peak.
         default, recorded, best: results; recorded is None if it equals the default.
         expandable: `expandable_segments:True` alone; None where the release refuses it.
+        carried: parts of the recorded line that move no device memory and that `best` lacks.
         unrestricted: the best line without regard to --without; None without that option.
         first_block: no line, but one block first; None for several programs, for a long trace, for
             one of which memory was live before recording began, and where it saves too little.
@@ -103,6 +104,7 @@ class Answer:
     recorded: Shown | None
     expandable: Shown | None
     best: Shown
+    carried: tuple[str, ...]
     unrestricted: Shown | None
     first_block: ShownFirst | None
     without: tuple[str, ...]
@@ -118,6 +120,11 @@ class Answer:
     def fails(self) -> bool:
         """Not even the best line fits the device asked about."""
         return not self.best.fits
+
+    @property
+    def export(self) -> str:
+        """The best line as a user should set it."""
+        return ",".join([*([self.best.conf] if self.best.conf else []), *self.carried])
 
     @property
     def helps(self) -> bool:
@@ -226,6 +233,12 @@ class Answer:
                 f"It saves {format_bytes(self.saved_bytes)} of the {format_bytes(waste)} that the "
                 f"default wastes; {format_bytes(left)} of waste remain."
             )
+        if self.carried and self.helps and not self.fails:
+            verb = "move" if len(self.carried) > 1 else "moves"
+            out.append(
+                f"{' and '.join(self.carried)}, recorded with the program, {verb} no device memory "
+                "and can stay in the line."
+            )
         retries = self.best.smallest_retries
         if self.smallest and retries and not self.fails:
             out.append(
@@ -324,6 +337,7 @@ class Answer:
             "recorded": self.recorded or self.default,
             "expandable": self.expandable,
             "best": {**asdict(self.best), "without": list(self.without)},
+            "export": self.export,
             "unrestricted": self.unrestricted,
             "first_block": self.first_block,
             "bound_bytes": self.bound_bytes,

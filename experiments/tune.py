@@ -253,7 +253,7 @@ def _show(
     for line in answer.words:
         say(line)
     if answer.best.conf and not answer.fails:
-        print(f"export PYTORCH_CUDA_ALLOC_CONF={shlex.quote(answer.best.conf)}")
+        print(f"export PYTORCH_CUDA_ALLOC_CONF={shlex.quote(answer.export)}")
     if first is not None and first.fits:
         say(
             "First block: no line, but one statement before the program allocates anything else"

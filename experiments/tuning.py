@@ -12,7 +12,7 @@ from ..sim.packing import Packed
 from ..sim.release import Release
 from ..sim.run import Run
 from ..sim.settings import Settings
-from ..sim.settings_line import format_settings, parse_settings
+from ..sim.settings_line import format_settings, parse_settings, parts_that_move_nothing
 from ..traces.recording import Finding
 from .answer import Answer, Shown, ShownFirst, TraceResult
 from .candidates import finite_lines, forbidden_keys
@@ -105,6 +105,7 @@ def find_line(
         recorded=shown[recorded.conf] if recorded.conf else None,
         expandable=shown.get(EXPANDABLE),
         best=shown[chosen.conf],
+        carried=_carried(subjects, chosen.conf, forbidden),
         unrestricted=shown[free.conf] if free else None,
         first_block=None if interrupted else _first_block(subjects, rules, gpu, outcomes[""]),
         without=tuple(without),
@@ -181,6 +182,14 @@ def _recorded(subjects: Sequence[Subject], rules: Release) -> tuple[Settings, Se
         findings.append(Finding("settings", len(every), "made under different settings lines"))
         return Settings(), findings
     return every[0][0], findings
+
+
+def _carried(subjects: Sequence[Subject], conf: str, forbidden: frozenset[str]) -> tuple[str, ...]:
+    """What all recordings were made under, moves no device memory, and is not in a line yet."""
+    parts = [parts_that_move_nothing(s.conf) for s in subjects]
+    there = parts_that_move_nothing(conf)
+    kept = [p for p in dict.fromkeys(parts[0]) if all(p in others for others in parts)]
+    return tuple(p for p in kept if p not in there and not _uses(p, forbidden))
 
 
 def _recorded_peak(subjects: Sequence[Subject], rules: Release) -> int:

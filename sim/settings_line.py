@@ -6,6 +6,7 @@ given: then what it does not mention stays as it was, for the most part.
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields
 
 from ..traces.errors import PolicyError
@@ -15,7 +16,10 @@ from .settings import OFF, Settings
 from .settings_keys import KEYS
 from .settings_parser import N_DIVISIONS, Parser, rounding_bytes
 
-__all__ = ["KEYS", "format_settings", "parse_settings", "parse_settings_verbose"]
+__all__ = [
+    "KEYS", "format_settings", "parse_settings", "parse_settings_verbose",
+    "parts_that_move_nothing",
+]  # fmt: skip
 
 
 def parse_settings(conf: str, rules: Release, before: Settings | None = None) -> Settings:
@@ -95,6 +99,19 @@ def format_settings(settings: Settings, rules: Release) -> str:
     if wrong:
         raise PolicyError(f"settings line for torch {rules.name}: no line means {', '.join(wrong)}")
     return line
+
+
+def parts_that_move_nothing(conf: str) -> list[str]:
+    """Return the parts of a line, "key:value", whose keys move no device memory.
+
+    They play no part in `format_settings`: who replaces a line carries them over.
+
+    Args:
+        conf: a line that its release accepts.
+    """
+    names = {name for key in KEYS if not key.moves_memory for name in (key.name, key.alias)}
+    parts = re.findall(r"(?:[^,\[]|\[[^\]]*\])+", re.sub(r"\s", "", conf))
+    return [part for part in parts if part.split(":")[0] in names]
 
 
 def _write_mb(size: int) -> str:

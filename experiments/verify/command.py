@@ -94,7 +94,9 @@ def verify(
     check_there(trace)
     refuse_long(trace, "verify")
     # A plan needs no machine; whoever asked for one hears what is wrong with it before the search.
-    machine = find_machine(None if plan else stand_in, torch)
+    if plan and stand_in is not None:
+        raise ConfigError("--stand-in: a plan is made without any device; leave it out")
+    machine = find_machine(stand_in, torch)
     make_folder(out)
     announce_compiling(MAIN_PATH_SECONDS)
     lines = choose_lines(trace, conf, None if plan else plan_path(out, trace), torch)

@@ -144,6 +144,26 @@ def test_the_recorded_line_is_known_by_what_it_does(
     assert "settings" in [f["kind"] for f in both["findings"]]
 
 
+def test_what_moves_no_memory_stays_in_the_line_to_set(tmp_path: Path, capsys: Any) -> None:
+    """Unless it is forbidden, or only some of the recordings were made with it."""
+    gpt = str(DATA / "gpt_checkpoint.default.npz")
+    kept = "pinned_use_background_threads:True"
+    with_kept, without = str(tmp_path / "a.pickle"), str(tmp_path / "b.pickle")
+    for path, line in ((with_kept, f"max_split_size_mb:64, {kept}"), (without, "")):
+        assert main(["replay", gpt, "--conf", line, "--snapshot", path]) == 0
+    capsys.readouterr()
+    assert main(["tune", with_kept, "--trials", "0"]) == 0
+    out = capsys.readouterr().out
+    best = said(capsys, "tune", with_kept, "--trials", "0")
+    assert best["export"] == f"{best['best']['conf']},{kept}"
+    assert f"export PYTORCH_CUDA_ALLOC_CONF={best['export']}\n" in out
+    assert f"{kept}, recorded with the program, moves no device memory" in out
+    key = kept.split(":")[0]
+    for words in (["--without", key], [without]):
+        found = said(capsys, "tune", with_kept, *words, "--trials", "0")
+        assert found["export"] == found["best"]["conf"] != ""
+
+
 def test_what_is_cut_for_the_smallest_device_is_the_same_in_any_order_of_threads(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

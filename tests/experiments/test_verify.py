@@ -101,6 +101,7 @@ def test_bad_words_are_one_message_and_leave_nothing(
         ([trace, "-o", str(file / "v")], "v: cannot be made: Not a directory"),
         ([trace, "-o", str(out), "--budget", "-5"], "--budget"),
         ([trace, "-o", str(out), "--stand-in", "h100"], "did you mean 'h100-80g'?"),
+        ([trace, "-o", str(out), "--plan", "--stand-in", "h100-80g"], "made without any device"),
     ):
         assert cli.main(["verify", *words]) == 2
         error = capsys.readouterr().err

@@ -8,7 +8,12 @@ from hypothesis import strategies as st
 
 from tightfit.sim.release import KNOWN, release
 from tightfit.sim.settings import Settings
-from tightfit.sim.settings_line import KEYS, format_settings, parse_settings
+from tightfit.sim.settings_line import (
+    KEYS,
+    format_settings,
+    parse_settings,
+    parts_that_move_nothing,
+)  # fmt: skip
 from tightfit.traces.errors import PolicyError
 from tightfit.traces.units import MiB
 
@@ -98,3 +103,16 @@ def test_every_roundup_table_can_be_written(runs, rules):
     wanted = Settings(roundup_divisions=table)
     line = format_settings(wanted, rules)
     assert parse_settings(line, rules).roundup_divisions == table
+
+
+def test_the_parts_that_move_no_device_memory_are_found_under_either_name() -> None:
+    line = (
+        "max_split_size_mb:64, release_lock_on_hipmalloc:True,"
+        "expandable_segments_reserve_by_class:[a:0.5,b:40G],expandable_segments:True,"
+        "pinned_num_register_threads : 8,"
+    )
+    assert parts_that_move_nothing(line) == [
+        "release_lock_on_hipmalloc:True", "expandable_segments_reserve_by_class:[a:0.5,b:40G]",
+        "pinned_num_register_threads:8",
+    ]  # fmt: skip
+    assert parts_that_move_nothing("expandable_segments:True") == parts_that_move_nothing("") == []
