@@ -51,16 +51,16 @@ class Shown:
 
 @dataclass(frozen=True, kw_only=True)
 class ShownFirst(Shown):
-    """The default's result for a program that allocates and frees one block before anything else.
+    """The default's result where every program allocates and frees one block before all else.
 
     Attributes:
         bytes: the block.
-        stream: index of the stream that it is allocated on.
+        streams: of each program the index of the stream that it is allocated on.
         statement: the block as a line of Python.
     """
 
     bytes: int
-    stream: int
+    streams: tuple[int, ...]
     statement: str
 
 
@@ -89,8 +89,8 @@ class Answer:
         expandable: `expandable_segments:True` alone; None where the release refuses it.
         carried: parts of the recorded line that move no device memory and that `best` lacks.
         unrestricted: the best line without regard to --without; None without that option.
-        first_block: no line, but one block first; None for several programs, for a long trace, for
-            one of which memory was live before recording began, and where it saves too little.
+        first_block: no line, but one block first; None for a long trace, for a program of which
+            memory was live before recording began, and where it saves too little.
         bound_bytes: peak live bytes, which no allocator can go below.
         candidates, behaviours: lines tried, and how many of them differ in effect.
         recorded_peak_bytes: what the recording itself reached, where a warm start makes it differ.
@@ -172,9 +172,10 @@ class Answer:
         if not self.helps and first is not None:
             saved = self.needed(self.default) - self.needed(first)
             if saved > WORTH * self.needed(self.default):
+                share = saved / self.needed(self.default)
                 return (
                     "NO SETTING HELPS; one block allocated and freed first saves "
-                    f"{format_bytes(saved)}, {saved / self.needed(self.default):.1%} (simulated)"
+                    f"{format_bytes(saved)}, {share:.1%}{self._where} (simulated)"
                 )
         if not self.helps:
             return "NO SETTING HELPS: the default is as good as any line tried (simulated)"
@@ -185,12 +186,15 @@ class Answer:
                 f"{self.best.conf} runs on {format_bytes(least)}, "
                 f"{format_bytes(self.saved_bytes)} or {share:.1%} less than the default (simulated)"
             )
-        where = ""
-        if len(self.per_trace) > 1:
-            judged = self.per_trace[self._judged]
-            where = f" on {judged.name}, which the default wastes most on"
         saved = format_bytes(self.saved_bytes)
-        return f"{self.best.conf} saves {saved}, {share:.1%}{where} (simulated)"
+        return f"{self.best.conf} saves {saved}, {share:.1%}{self._where} (simulated)"
+
+    @property
+    def _where(self) -> str:
+        """Of several recordings the one that a saving is stated for."""
+        if len(self.per_trace) < 2:
+            return ""
+        return f" on {self.per_trace[self._judged].name}, which the default wastes most on"
 
     @property
     def what(self) -> str:

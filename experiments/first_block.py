@@ -8,7 +8,7 @@ monotonously; here it is searched for by replay.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,6 +17,7 @@ from ..sim.packing import Packed, pack
 from ..sim.run import Run
 from ..traces.program import NO_DRIVER, Op, Program
 from ..traces.units import MiB
+from .share_out import share_out
 from .smallest import ran
 
 STEP = 2 * MiB
@@ -30,15 +31,15 @@ class FirstBlock:
 
     Attributes:
         bytes: its size.
-        stream: index of the program's stream that it is allocated on.
-        packed: the program with it, to be replayed.
-        run: the program's run with it.
+        streams: of each program the index of the stream that it is allocated on.
+        packed: each program with it, to be replayed.
+        runs: each program's run with it.
     """
 
     bytes: int
-    stream: int
-    packed: Packed
-    run: Run
+    streams: tuple[int, ...]
+    packed: tuple[Packed, ...]
+    runs: tuple[Run, ...]
 
 
 def with_first_block(program: Program, size: int, stream: int) -> Program:
@@ -91,54 +92,71 @@ def main_stream(program: Program) -> int:
 
 
 def best_first_block(
-    program: Program,
+    programs: Sequence[Program],
     play: Callable[[Packed], Run],
-    bound: int,
+    bounds: Sequence[int],
     advance: Callable[[], None] = lambda: None,
 ) -> FirstBlock | None:
     """Search for the size with which least is given back in need, and then least is reserved.
 
+    Of several programs, ranks of one script, say, the one counts that reserves most beyond its
+    bound.
+
     Args:
-        program: the program.
-        play: replays it; a run that meets an out-of-memory error is worse than one that does not.
-        bound: the most that the program holds at once, bytes.
-        advance: called after every replay.
+        programs: the programs; each gets the block.
+        play: replays one, in any thread; a run that meets an out-of-memory error is worse than one
+            that does not.
+        bounds: the most that each program holds at once, bytes.
+        advance: called when a size was tried.
 
     Returns:
         The best size tried, the smallest of equals; None where memory was live before recording
         began, as nothing can come before it.
     """
-    if program.n_start or not program.n_ops or bound < STEP:
+    most = max(bounds)
+    if most < STEP or any(program.n_start or not program.n_ops for program in programs):
         return None
-    stream = main_stream(program)
-    first = pack(with_first_block(program, STEP, stream), keep_start=False)
-    best: FirstBlock | None = None
-    rank = (True, 0, 0, 0)
+    streams = tuple(main_stream(program) for program in programs)
+    firsts = [
+        pack(with_first_block(program, STEP, stream), keep_start=False)
+        for program, stream in zip(programs, streams, strict=True)
+    ]
+    ranks: dict[int, tuple[bool, int, float, int]] = {}
+
+    def sized(size: int) -> tuple[Packed, ...]:
+        # The events are the same for every size; what was planned for them is not.
+        return tuple(
+            replace(
+                first,
+                program=replace(
+                    first.program, req_size=np.append(first.program.req_size[:-1], size)
+                ),
+                plans={},
+            )
+            for first in firsts
+        )
 
     def attempt(size: int) -> None:
-        nonlocal best, rank
-        # The events are the same for every size; what was planned for them is not.
-        sized = replace(first.program, req_size=np.append(first.program.req_size[:-1], size))
-        packed = replace(first, program=sized, plans={})
-        run = play(packed)
+        runs = list(map(play, sized(size)))
+        stats = [run.stats for run in runs]
+        peaks = [s["reserved_bytes.all.peak"] for s in stats]
+        ranks[size] = (
+            not all(map(ran, runs)),
+            sum(s["num_alloc_retries"] for s in stats),
+            max(peak / max(1, bound) for peak, bound in zip(peaks, bounds, strict=True)),
+            size,
+        )
         advance()
-        stats = run.stats
-        own = (
-            not ran(run), stats["num_alloc_retries"], stats["reserved_bytes.all.peak"], size,
-        )  # fmt: skip
-        if best is None or own < rank:
-            best, rank = FirstBlock(size, stream, packed, run), own
 
-    coarse = sorted({max(STEP, int(share * bound) // STEP * STEP) for share in SHARES})
-    for size in coarse:
-        attempt(size)
-    assert best is not None
-    at = coarse.index(best.bytes)
+    coarse = sorted({max(STEP, int(share * most) // STEP * STEP) for share in SHARES})
+    share_out(attempt, coarse)
+    at = coarse.index(min(ranks, key=ranks.__getitem__))
     low, high = coarse[max(0, at - 1)], coarse[min(len(coarse) - 1, at + 1)]
-    for size in np.linspace(low, high, 2 * BETWEEN + 1)[1:-1].astype(np.int64).tolist():
-        if size // STEP * STEP not in coarse:
-            attempt(size // STEP * STEP)
-    return best
+    between = np.linspace(low, high, 2 * BETWEEN + 1)[1:-1].astype(np.int64) // STEP * STEP
+    share_out(attempt, sorted(set(between.tolist()) - set(coarse)))
+    best = min(ranks, key=ranks.__getitem__)
+    packed = sized(best)
+    return FirstBlock(best, streams, packed, tuple(map(play, packed)))
 
 
 def statement(block: FirstBlock) -> str:

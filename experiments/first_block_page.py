@@ -93,13 +93,13 @@ def row_of(path: Path) -> Row:
     expandable = replay_native(subject.kept, parse_settings(EXPANDABLE, rules), rules).stats
     held = stats["requested_bytes.all.peak"]
     found = best_first_block(
-        subject.program, lambda packed: replay_native(packed, default, rules), held
+        [subject.program], lambda packed: replay_native(packed, default, rules), [held]
     )
     assert found is not None
     near = []
     for share in (1 - OFF, 1 + OFF):
         size = max(STEP, int(share * found.bytes) // STEP * STEP)
-        changed = with_first_block(subject.program, size, found.stream)
+        changed = with_first_block(subject.program, size, found.streams[0])
         sized = type(subject)(subject.name, subject.recording, changed)
         near.append(replay_native(sized.anew, default, rules).stats["reserved_bytes.all.peak"])
     return Row(
@@ -107,7 +107,7 @@ def row_of(path: Path) -> Row:
         held,
         stats["reserved_bytes.all.peak"],
         expandable["reserved_bytes.all.peak"],
-        found.run.stats["reserved_bytes.all.peak"],
+        found.runs[0].stats["reserved_bytes.all.peak"],
         found.bytes,
         *near,
         recorded=_recorded_peak(subject),
@@ -150,7 +150,8 @@ def how_far_off(rows: list[Row]) -> str:
     text += f" ({', '.join(lower)})" if lower else ""
     return _wrapped(
         text + ". So take a size that was replayed: `tightfit tune` and `tightfit explain` search "
-        "for that of a recording. When the program has changed, record and ask again."
+        "for that of a recording, and `tune` for one that serves several, such as the ranks of a job. "
+        "When the program has changed, record and ask again."
     )
 
 

@@ -239,15 +239,16 @@ def _show(
     rows.append(bound + [None] * (len(columns) - len(bound)))
     table("", columns, rows)
     if len(answer.per_trace) > 1:
-        table(
-            "each recording",
-            ["recording", "device", Column("default", "bytes"), Column("best", "bytes")],
-            [
-                [Path(t.trace).name, str(t.device), t.default.peak_reserved_bytes,
-                 t.best.peak_reserved_bytes]
-                for t in answer.per_trace
-            ],
-        )  # fmt: skip
+        columns = ["recording", "device", Column("default", "bytes"), Column("best", "bytes")]
+        rows = [
+            [Path(t.trace).name, str(t.device), t.default.peak_reserved_bytes,
+             t.best.peak_reserved_bytes]
+            for t in answer.per_trace
+        ]  # fmt: skip
+        if first is not None:
+            columns.append(Column("first block", "bytes"))
+            rows = [[*row, peak] for row, peak in zip(rows, first.each_peak_bytes, strict=True)]
+        table("each recording", columns, rows)
     say(f"{answer.behaviours:,} lines tried that behave differently here")
     say(f"rules: {answer.rules_words}")
     for line in answer.words:
@@ -257,7 +258,8 @@ def _show(
     if first is not None and first.fits:
         say(
             "First block: no line, but one statement before the program allocates anything else"
-            + (", on the stream that holds most" if first.stream else "")
+            + (", on each of the GPUs recorded" if len(answer.per_trace) > 1 else "")
+            + (", on the stream that holds most" if any(first.streams) else "")
             + "; this size was replayed, others may save less:"
         )
         print(first.statement)

@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from ..policies.native import replay_native
 from ..sim.device import Device
-from ..sim.packing import Packed
 from ..sim.release import Release
-from ..sim.run import Run
 from ..sim.settings import Settings
 from ..sim.settings_line import format_settings, parse_settings, parts_that_move_nothing
 from ..traces.recording import Finding
-from .answer import Answer, Shown, ShownFirst, TraceResult
+from .answer import Answer, Shown, TraceResult
 from .candidates import finite_lines, forbidden_keys
-from .first_block import best_first_block, statement
 from .measure import Bench
-from .outcome import Outcome
 from .recommend import WORTH, Line, rank, recommend
 from .release_fit import find_release
 from .screen import progress
 from .search import search
 from .share_out import share_out
-from .smallest import find_smallest, ran, with_smallest
+from .smallest import with_smallest
 from .subject import Subject
+from .tune_first_block import tune_first_block
 from .worth import FIRST
 
 EXPANDABLE = "expandable_segments:True"
@@ -96,6 +92,12 @@ def find_line(
     if smallest and not _worth_it(shown[""], shown[chosen.conf], gpu):
         chosen = _line(bench, default, rules)
     outcomes = {conf: bench.measure(named[conf]) for conf in ("", chosen.conf)}
+    first_block = None
+    if not interrupted:
+        try:
+            first_block = tune_first_block(subjects, rules, gpu, outcomes[""])
+        except KeyboardInterrupt:
+            interrupted = True
     return Answer(
         smallest=smallest,
         gpu=gpu,
@@ -107,7 +109,7 @@ def find_line(
         best=shown[chosen.conf],
         carried=_carried(subjects, chosen.conf, forbidden),
         unrestricted=shown[free.conf] if free else None,
-        first_block=None if interrupted else _first_block(subjects, rules, gpu, outcomes[""]),
+        first_block=first_block,
         without=tuple(without),
         bound_bytes=max(o.peak_requested_bytes for o in outcomes[""]),
         candidates=len(bench.tried),
@@ -122,56 +124,6 @@ def find_line(
         recorded_peak_bytes=_recorded_peak(subjects, rules),
         interrupted=interrupted,
     )
-
-
-def _first_block(
-    subjects: Sequence[Subject], rules: Release, gpu: Device, default: Sequence[Outcome]
-) -> ShownFirst | None:
-    """What one block first would do for a single program; None if little."""
-    if len(subjects) > 1 or subjects[0].kept.source is not None:
-        return None
-    program, was = subjects[0].program, default[0]
-
-    def play(packed: Packed, device: Device = gpu) -> Run:
-        return replay_native(packed, Settings(), rules, device)
-
-    def play_free(packed: Packed) -> Run:
-        return play(packed, Device())
-
-    held = was.peak_requested_bytes
-    found = best_first_block(program, play, held)
-    if found is not None and not ran(found.run):  # none fits: the one that reserves least elsewhere
-        found = best_first_block(program, play_free, held)
-    if found is None:
-        return None
-    free, run = play_free(found.packed), play(found.packed)
-    peak = free.stats["reserved_bytes.all.peak"]
-    if was.peak_reserved_bytes - peak <= WORTH * was.peak_reserved_bytes:
-        return None
-
-    def play_on(total: int) -> Run:
-        return play(found.packed, replace(gpu, capacity_bytes=total))
-
-    least = find_smallest([play_on], [free], gpu.other_bytes)
-    retries = None if least is None else play_on(least.bytes).stats["num_alloc_retries"]
-    # The block itself stands at no entry of the recording: it comes before the first.
-    failed_at = None if ran(run) else max(0, int(found.packed.program.entry[run.first_oom_op]))
-    shown = ShownFirst(
-        conf="",
-        peak_reserved_bytes=peak,
-        each_peak_bytes=(peak,),
-        waste=1 - held / max(1, peak),
-        device_allocs=run.stats["num_device_alloc"],
-        device_frees=run.stats["num_device_free"],
-        alloc_retries=run.stats["num_alloc_retries"],
-        fits=ran(run),
-        first_oom_event=failed_at,
-        smallest_retries=retries,
-        bytes=found.bytes,
-        stream=found.stream,
-        statement=statement(found),
-    )
-    return with_smallest(shown, least)
 
 
 def _recorded(subjects: Sequence[Subject], rules: Release) -> tuple[Settings, Sequence[Finding]]:

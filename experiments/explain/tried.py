@@ -150,10 +150,13 @@ class Trial:
         def play(packed: Packed) -> Run:
             return replay_native(packed, under.settings, under.rules, under.gpu)
 
-        found = best_first_block(self.program, play, bound, self.advance)
-        if found is None or not self._helps(found.run, found.packed.program):
+        found = best_first_block([self.program], play, [bound], self.advance)
+        if found is None:
             return []
-        change = self._change("first block", found.run, found.packed.program, (), None)
+        (run,), (packed,) = found.runs, found.packed
+        if not self._helps(run, packed.program):
+            return []
+        change = self._change("first block", run, packed.program, (), None)
         return [replace(change, bytes=found.bytes)]
 
     def play(self, program: Program) -> Run:

@@ -92,7 +92,7 @@ def try_first_blocks(
 
         stats = play(found[0].kept).stats
         held = stats["requested_bytes.all.peak"]
-        block = best_first_block(found[0].program, play, held)
+        block = best_first_block([found[0].program], play, [held])
         assert block is not None, "the history of a program of ours begins with nothing"
         if not given.is_file():
             if not clock.fits(name):
@@ -108,7 +108,7 @@ def try_first_blocks(
             statement(block),
             held,
             _peak(load(without)),
-            block.run.stats["reserved_bytes.all.peak"],
+            block.runs[0].stats["reserved_bytes.all.peak"],
             _peak(load(given)),
             all(e.is_exact for e in fit.exactness),
         )
