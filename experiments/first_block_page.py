@@ -150,8 +150,8 @@ def how_far_off(rows: list[Row]) -> str:
     text += f" ({', '.join(lower)})" if lower else ""
     return _wrapped(
         text + ". So take a size that was replayed: `tightfit tune` and `tightfit explain` search "
-        "for that of a recording, and `tune` for one that serves several, such as the ranks of a job. "
-        "When the program has changed, record and ask again."
+        "for that of a recording, and `tune` for one that serves several, such as the ranks of a "
+        "job. When the program has changed, record and ask again."
     )
 
 
