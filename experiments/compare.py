@@ -83,6 +83,7 @@ def compare(
         without_foresight,
     )
     from .formats import comma_separated, latex, markdown
+    from .out_of_memory import advice_on_capacity
     from .release_fit import find_release
     from .row_columns import chosen as columns_of
     from .screen import BESIDE_PLAIN, announce_compiling, emit_json, note, progress
@@ -107,6 +108,8 @@ def compare(
         compared = compare_all(subjects, chosen, gpu, advance, packing, costs, smallest)
     findings = [*left_out, *notes_on_recordings(subjects)]
     room = gpu.capacity_bytes
+    if room is None:
+        findings += advice_on_capacity(subjects)
     setting = f"torch {fit.rules.name} · " + (format_bytes(room) if room else "unlimited memory")
     setting += f", {format_bytes(gpu.other_bytes)} of it others'" if gpu.other_bytes else ""
     setting += f" · driver time: simulated, costs {costs_from}"

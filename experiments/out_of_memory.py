@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..traces.event import Action
+from ..traces.program import Op, Program
 from ..traces.recording import DeviceRecording, Finding, Stacks
 from ..traces.units import MiB, exact_bytes, format_bytes, round_up
 from .owners import user_frame
@@ -78,10 +79,7 @@ def first_out_of_memory(part: DeviceRecording, stacks: Stacks) -> OutOfMemory | 
     if not len(failed) or not part.shows_driver:
         return None
     k = int(failed[0])
-    grown = np.where(np.isin(action, GROWS), size, 0) - np.where(np.isin(action, SHRINKS), size, 0)
-    # The end is known and the beginning is not: a ring buffer may have lost the first entries.
-    start = int(part.segments["total_size"].sum()) - int(grown.sum())
-    held = start + np.concatenate([[0], np.cumsum(grown[:k])])
+    held = _reserved(part)[: k + 1]
     stack = int(part.entries["stack"][k])
     return OutOfMemory(
         entry=k,
@@ -93,16 +91,51 @@ def first_out_of_memory(part: DeviceRecording, stacks: Stacks) -> OutOfMemory | 
     )
 
 
+def _reserved(part: DeviceRecording) -> np.ndarray:
+    """Bytes reserved before each entry of a history and at its end."""
+    action, size = part.entries["action"], part.entries["size"]
+    grown = np.where(np.isin(action, GROWS), size, 0) - np.where(np.isin(action, SHRINKS), size, 0)
+    # The end is known and the beginning is not: a ring buffer may have lost the first entries.
+    start = int(part.segments["total_size"].sum()) - int(grown.sum())
+    return start + np.concatenate([[0], np.cumsum(grown)])
+
+
 def advice_on_capacity(subjects: Sequence[Subject]) -> list[Finding]:
-    """For a search that was given no --capacity: what to give it, of recordings that failed."""
-    out = []
-    for subject in subjects:
-        recording = subject.recording
-        found = first_out_of_memory(recording.devices[subject.device], recording.stacks)
-        if found is not None:
-            text = (
-                f"{PurePath(subject.name).name} ran out of memory at entry {found.entry:,}; "
-                f"--capacity {exact_bytes(found.capacity_bytes)} asks what fits in what it had"
-            )
-            out.append(Finding("out_of_memory", 1, text, subject.device))
-    return out
+    """For a question without --capacity: what to give it, where the recorded memory ran short."""
+    found = (_advice(subject) for subject in subjects)
+    return [finding for finding in found if finding is not None]
+
+
+def _advice(subject: Subject) -> Finding | None:
+    recording, name = subject.recording, PurePath(subject.name).name
+    part = recording.devices[subject.device]
+    failed = first_out_of_memory(part, recording.stacks)
+    if failed is not None:
+        text = (
+            f"{name} ran out of memory at entry {failed.entry:,}; "
+            f"--capacity {exact_bytes(failed.capacity_bytes)} asks what fits in what it had"
+        )
+        return Finding("out_of_memory", 1, text, subject.device)
+    facts = recording.extra.get("recorded", {}).get("devices", {}).get(str(subject.device), {})
+    short = _short_of_memory(subject.program)
+    if not short or not facts.get("stats", {}).get("num_alloc_retries", short):
+        return None
+    total = facts.get("total_bytes")
+    size = exact_bytes(total) if total else "SIZE"
+    most = format_bytes(int(_reserved(part).max()))
+    text = (
+        f"{name}: when recorded, cached memory was given back for {_requests(short)}, and at most "
+        f"{most} was reserved; peaks here are those on a GPU with room for them, --capacity {size} "
+        "asks about the recorded one"
+    )
+    return Finding("short_of_memory", short, text, subject.device)
+
+
+def _short_of_memory(program: Program) -> int:
+    """Requests of a recorded program for which memory went back to the driver first."""
+    shrinks = program.driver_op[np.isin(program.driver_action, SHRINKS)]
+    return len(np.unique(shrinks[np.isin(program.op[shrinks], (Op.MALLOC, Op.TRY))]))
+
+
+def _requests(n: int) -> str:
+    return "one request" if n == 1 else f"{n:,} requests"

@@ -114,6 +114,8 @@ def tune(
         rules = find_release(subjects, torch).rules
         with progress(trials + 1, "trying values") as advance:
             found = tune_policy(subjects, policy, gpu, rules, trials, advance, costs, smallest)
+        if gpu.capacity_bytes is None:
+            found = replace(found, findings=[*found.findings, *advice_on_capacity(subjects)])
         if as_json:
             emit_json({**found.document(), "driver_costs": costs_from})
         else:

@@ -67,13 +67,15 @@ def explain(
 ) -> None:
     """Say why memory ran out: who pins it, and what frees it.
 
-    Looks at the replay under the line and on the device asked about; without --conf and --capacity,
-    at the recorded run. Where memory does not run out: at what led to the peak.
+    Looks at the replay under the line and on the device asked about: without --conf the recorded
+    line, without --capacity what a run that failed could have, else a GPU with room for it. Where
+    memory does not run out: at what led to the peak.
     """
     from ...traces.load import check_there
     from ..asked_calls import make_calls, parse_then, then_words
     from ..asked_device import device_words, parse_device, torch_words
     from ..line_notes import notes_on
+    from ..out_of_memory import advice_on_capacity
     from ..release_fit import find_release
     from ..screen import announce_compiling, progress
     from ..subject import load_recording, refuse_long, subjects_of
@@ -100,6 +102,8 @@ def explain(
     notes = [*notes_on(line, fit.rules, asked.gpu), *program.findings]
     if conf is None:
         notes = [*asked.subject.recorded_settings(fit.rules)[1], *notes]
+    if asked.gpu.capacity_bytes is None:
+        notes += advice_on_capacity([asked.subject])
     if asked.subject.is_warm:
         notes.append(asked.subject.about_start(conf, fit.rules, asked.gpu))
     next_one = f"tightfit tune {shlex.quote(str(trace))}{then_words(then or [])}"

@@ -110,3 +110,41 @@ def test_no_line_is_offered_where_none_fits(capsys: Any) -> None:
 )
 def test_exact_bytes_are_read_back_as_they_were(size: int) -> None:
     assert size == 0 or parse_bytes(exact_bytes(size)) == size
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["compare", "oom", "--policy", "pytorch", "--packing", "0"], "--capacity 4044MiB asks"),
+        (["tune", "oom", "--policy", "best_fit", "--trials", "1"], "--capacity 4044MiB asks"),
+        (["replay", "graph_network"], "at most 38.40 GiB was reserved; peaks here are those on a"),
+        (["explain", "gpt_recompute"], "--capacity 22565MiB asks about the recorded one"),
+        (
+            ["compare", "gpt_recompute", "--policy", "pytorch", "--packing", "0"],
+            "given back for one",
+        ),
+    ],
+)
+def test_a_recording_that_ran_short_is_said_to_be_one(
+    words: list[str], says: str, capsys: Any
+) -> None:
+    words = [words[0], str(DATA / f"{words[1]}.default.npz"), *words[2:]]
+    assert main(words) == 0
+    assert says in " ".join(capsys.readouterr().out.split())
+    assert main([*words, "--capacity", "70GiB"]) == 0
+    assert "--capacity" not in capsys.readouterr().out.partition("next:")[0]
+
+
+@pytest.mark.parametrize("name", ["gpt_recompute", "graph_network"])
+def test_the_capacity_named_is_that_of_the_recorded_run(name: str, capsys: Any) -> None:
+    path = str(DATA / f"{name}.default.npz")
+    assert main(["replay", path, "--json"]) == 0
+    (found,) = (
+        f for f in json.loads(capsys.readouterr().out)["findings"] if f["kind"] == "short_of_memory"
+    )
+    size = found["text"].partition("--capacity ")[2].split()[0]
+    assert main(["replay", path, "--capacity", size, "--json"]) == 0
+    (run,) = json.loads(capsys.readouterr().out)["devices"]
+    recorded = load(Path(path)).extra["recorded"]["devices"]["0"]["stats"]
+    assert run["peak_reserved_bytes"] == recorded["reserved_bytes.all.peak"]
+    assert run["alloc_retries"] == recorded["num_alloc_retries"] == found["count"] == 1
