@@ -94,6 +94,8 @@ class Answer:
         bound_bytes: peak live bytes, which no allocator can go below.
         candidates, behaviours: lines tried, and how many of them differ in effect.
         recorded_peak_bytes: what the recording itself reached, where a warm start makes it differ.
+        recorded_fails_at: entry at which that runs out of memory on the device asked about, as it
+            lies there; None = it does not, or none began warm.
     """
 
     smallest: bool
@@ -114,6 +116,7 @@ class Answer:
     per_trace: list[TraceResult]
     findings: list[Finding]
     recorded_peak_bytes: int
+    recorded_fails_at: int | None
     interrupted: bool
 
     @property
@@ -164,7 +167,8 @@ class Answer:
             return f"DOES NOT FIT on {size}: no setting helps (simulated)"
         if room and not self.default.fits:
             return f"FITS on {size} with {self.best.conf}; the default does not (simulated)"
-        if room and self.saved_bytes <= WORTH * self.needed(self.default) and self.helps:
+        little = self.saved_bytes <= WORTH * self.needed(self.default)
+        if room and self.helps and (little or self._is_crowded):
             had, has = self.default.alloc_retries, self.best.alloc_retries
             if has < had:
                 how = f"gives its cache back {_times(has)}" if has else "gives no cache back"
@@ -191,10 +195,17 @@ class Answer:
 
     @property
     def _where(self) -> str:
-        """Of several recordings the one that a saving is stated for."""
+        """What a saving is stated for: of several recordings the one, and on which GPU."""
+        ample = " on a GPU with room for it" if self._is_crowded else ""
         if len(self.per_trace) < 2:
-            return ""
-        return f" on {self.per_trace[self._judged].name}, which the default wastes most on"
+            return ample
+        return f"{ample} on {self.per_trace[self._judged].name}, which the default wastes most on"
+
+    @property
+    def _is_crowded(self) -> bool:
+        """The default's peak, that of a GPU with room for it, is more than was asked about has."""
+        room = self.gpu.capacity_bytes
+        return room is not None and self.needed(self.default) > room - self.gpu.other_bytes
 
     @property
     def what(self) -> str:
@@ -233,9 +244,10 @@ class Answer:
             )
         elif self.saved_bytes > 0:
             left = self.needed(self.best) - held
+            it = "On a GPU with room for it, it" if self._is_crowded else "It"
             out.append(
-                f"It saves {format_bytes(self.saved_bytes)} of the {format_bytes(waste)} that the "
-                f"default wastes; {format_bytes(left)} of waste remain."
+                f"{it} saves {format_bytes(self.saved_bytes)} of the {format_bytes(waste)} that "
+                f"the default wastes; {format_bytes(left)} of waste remain."
             )
         if self.carried and self.helps and not self.fails:
             verb = "move" if len(self.carried) > 1 else "moves"
@@ -350,10 +362,11 @@ class Answer:
             "interrupted": self.interrupted,
             "traces": self.per_trace,
             "recorded_peak_bytes": self.recorded_peak_bytes or None,
+            "recorded_fails_at": self.recorded_fails_at,
             "findings": self.findings,
         }
 
 
 def _times(n: int) -> str:
     """How often, in words."""
-    return "once" if n == 1 else f"{n:,} times"
+    return {1: "once", 2: "twice"}.get(n, f"{n:,} times")

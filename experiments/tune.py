@@ -272,9 +272,12 @@ def _show(
     note(answer.findings)
     recorded = answer.recorded_peak_bytes
     if recorded:
+        room, failed, but = answer.gpu.capacity_bytes, answer.recorded_fails_at, ""
+        if room is not None and failed is not None:
+            but = f", and run out of memory on {format_bytes(room)} at entry {failed:,}; see replay"
         say(
             "Memory that was live before recording began is placed anew under every line. Where it "
-            f"was recorded, the recorded settings reach {format_bytes(recorded)}."
+            f"was recorded, the recorded settings reach {format_bytes(recorded)}{but}."
         )
     # The recording that fails, or that needs most: one that fits says nothing of the others.
     worst = max(answer.per_trace, key=lambda t: (t.best.ooms > 0, t.best.peak_reserved_bytes))

@@ -19,7 +19,7 @@ from .release_fit import find_release
 from .screen import progress
 from .search import search
 from .share_out import share_out
-from .smallest import with_smallest
+from .smallest import ran, with_smallest
 from .subject import Subject
 from .tune_first_block import tune_first_block
 from .worth import FIRST
@@ -122,6 +122,7 @@ def find_line(
             dict.fromkeys([*findings, *(f for s in subjects for f in s.program.findings)])
         ),
         recorded_peak_bytes=_recorded_peak(subjects, rules),
+        recorded_fails_at=_recorded_failure(subjects, rules, gpu),
         interrupted=interrupted,
     )
 
@@ -152,6 +153,17 @@ def _recorded_peak(subjects: Sequence[Subject], rules: Release) -> int:
         if s.is_warm
     ]
     return max(peaks, default=0)
+
+
+def _recorded_failure(subjects: Sequence[Subject], rules: Release, gpu: Device) -> int | None:
+    """The entry at which a recorded start, as it lies, leads to a failure on a device; or None."""
+    for s in subjects:
+        settings, keeps = s.settings_under(None, rules, gpu)
+        if s.is_warm and keeps:
+            run = replay_native(s.kept, settings, rules, gpu)
+            if not ran(run):
+                return max(0, int(s.program.entry[run.first_oom_op]))
+    return None
 
 
 def _enumerated(
@@ -217,10 +229,13 @@ def _shown(bench: Bench, named: Mapping[str, Settings]) -> dict[str, Shown]:
     """What is shown of some lines, on all cores."""
     shown: dict[str, Shown] = {}
 
-    def show(conf: str) -> None:
-        shown[conf] = _shown_of(bench, named[conf], conf)
+    with progress(len(named), "the smallest GPU of each line shown") as advance:
 
-    share_out(show, named)
+        def show(conf: str) -> None:
+            shown[conf] = _shown_of(bench, named[conf], conf)
+            advance()
+
+        share_out(show, named)
     return shown
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shlex
 import subprocess
 from pathlib import Path
@@ -183,3 +184,29 @@ def test_what_is_cut_for_the_smallest_device_is_the_same_in_any_order_of_threads
         bench.measure_all(lines)
         kept.append(bench.seen)
     assert kept[0] == kept[1] and 8 <= len(kept[0]) < len(lines)
+
+
+def test_where_the_recorded_start_fails_and_a_new_one_does_not_both_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Three segments of 20 MiB with 2 MiB live in each: anew, those lie in one."""
+    churn = [(size, k, end) for k, (size, end) in enumerate([(9 * MiB, 20), (9 * MiB, 20),
+                                                             (2 * MiB, 90)] * 3)]  # fmt: skip
+    path = lifetimes(tmp_path / "a.csv", [*churn, (30 * MiB, 30, 40)])
+    snapshot = tmp_path / "a.pickle"
+    assert main(["replay", path, "--snapshot", str(snapshot)]) == 0
+    content = pickle.loads(snapshot.read_bytes())
+    history = content["device_traces"][0]
+    begins = next(k for k, entry in enumerate(history) if entry["size"] == 30 * MiB)
+    content["device_traces"][0] = history[begins:]
+    snapshot.write_bytes(pickle.dumps(content))
+    words = ["tune", str(snapshot), "--trials", "0", "--capacity"]
+    found = said(capsys, *words, "80MiB")
+    assert found["default"]["fits"] and found["default"]["peak_reserved_bytes"] == 50 * MiB
+    failed = found["recorded_fails_at"]
+    replayed = said(capsys, "replay", str(snapshot), "--capacity", "80MiB", code=1)
+    assert replayed["devices"][0]["first_oom_event"] == failed is not None
+    assert main([*words, "80MiB"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert f"reach 90.0 MiB, and run out of memory on 80.0 MiB at entry {failed:,}" in told
+    assert said(capsys, *words, "90MiB")["recorded_fails_at"] is None
