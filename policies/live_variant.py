@@ -21,7 +21,7 @@ from ..sim.blame import blaming
 from ..sim.costs import work_of
 from ..sim.device import Device
 from ..sim.live_hooks import hook_functions, malloc_of
-from ..sim.live_plan import LANE_CELLS, MOST_BINS, RANK_BITS, TOP_UNITS
+from ..sim.live_plan import LANE_CELLS, MOST_BINS, RANK_BITS
 from ..sim.live_state import (
     ALLOCATE,
     FREE,
@@ -72,9 +72,10 @@ from ..sim.state import (
     SPARES_NEEDED,
     START_PAGE,
     STATE,
+    TABLE_UNITS,
+    TOP_UNITS,
 )
 from ..sim.state import PAGE as LANE_PAGE
-from ..sim.state import TOP_UNITS as LANE_TOP
 from ..sim.state_memory import dimensions_of, open_state, spares_needed
 from ..sim.stats import N_STATS, VALUES, flat_stats
 from ..traces.script import Script
@@ -251,7 +252,7 @@ def _empty_plan(requests: Requests) -> np.ndarray:
     lanes[:, EXPANDS] = requests.expands.any()
     lanes[:, CELLS] = np.arange(n) * LANE_CELLS
     lanes[:, CELL_BITS], lanes[:, CELL_ZEROS] = RANK_BITS, 63 - RANK_BITS
-    lanes[:, LANE_TOP] = TOP_UNITS
+    lanes[:, TOP_UNITS] = TABLE_UNITS
     return plan
 
 

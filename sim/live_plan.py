@@ -54,6 +54,7 @@ from .state import (
     ROOM,
     SEGMENT,
     STATE_MASK,
+    TABLE_UNITS,
     UNMAPPED,
     lane_of,
     state_of,
@@ -62,8 +63,7 @@ from .state import (
 MOST_BINS = 1 << 22  # of a device
 FEW_BINS = 64  # that a lane has room for at first
 RANK_BITS = 8  # cells per octave = 2 ** these
-TOP_UNITS = 1 << 31  # a TiB: larger blocks are ranked by steps, not by the table
-LANE_CELLS = ((31 - RANK_BITS) << RANK_BITS) + (TOP_UNITS >> (31 - RANK_BITS)) + 1
+LANE_CELLS = ((31 - RANK_BITS) << RANK_BITS) + (TABLE_UNITS >> (31 - RANK_BITS)) + 1
 MASK = 2 * MOST_CLASSES - 1  # of the table of known requests
 UNIT = 1 << UNIT_BITS
 

@@ -45,6 +45,7 @@ from .state import (
     SEGMENT,
     START_PAGE,
     STREAM,
+    TABLE_UNITS,
     TOP_UNITS,
 )
 
@@ -262,7 +263,7 @@ def build_plan(program: Program, parts: Sequence[Requests], start: Layout | None
         row[FRONTIER] = n_bins + len(sizes) + 1
         row[CELLS] = n_cells
         row[CELL_BITS], row[CELL_ZEROS] = bits, 63 - bits
-        row[TOP_UNITS] = top_units
+        row[TOP_UNITS] = min(top_units, TABLE_UNITS)
         rows[of_lane, FIRST_BIN] = n_bins + 1 + np.searchsorted(sizes, need[of_lane])
         rows[of_lane, END_BIN] = n_bins + len(sizes) + 1
         limits += [sizes, np.array([HUGE, 0])]

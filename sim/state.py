@@ -117,7 +117,7 @@ LANE_WORDS = 16
     CELLS,  # first cell of the rank table
     CELL_BITS,  # cells per octave = 2 ** CELL_BITS
     CELL_ZEROS,  # leading zeros of a number of the first octave: 63 - CELL_BITS
-    TOP_UNITS,  # from this many 512-byte units on, a block holds every request of the lane
+    TOP_UNITS,  # where the rank table ends, in 512-byte units; larger blocks are ranked like that
     EXPANDS,  # 1: new memory of this lane is expandable
     IS_SMALL,  # 1: a lane of the small pool
     START_PAGE,  # bytes of an expandable page of the start layout
@@ -129,6 +129,7 @@ LANE_WORDS = 16
 # that and a size in units are less than 1 << CELL_BIN, so that the sum of a cell and a size has the
 # size's bin in its upper half.
 CELL_BIN, CELL_LIMIT = 32, (1 << 32) - 1
+TABLE_UNITS = 1 << 31  # a TiB: larger blocks are ranked by steps, not by the table
 
 # --- rows of the pool table (pool number * 2 + large) ---
 POOL_WORDS = 8

@@ -21,6 +21,7 @@ from tightfit.sim.release import release
 from tightfit.sim.settings import OFF, Settings
 from tightfit.sim.state import ID_STEP, STATE
 from tightfit.traces.errors import PolicyError
+from tightfit.traces.script import Script
 from tightfit.traces.units import GiB, MiB
 
 from .. import strategies as make
@@ -178,3 +179,22 @@ def test_state_fields_overlap_only_where_they_are_said_to() -> None:
         field[:] = k
     for k, (name, field) in enumerate(fields.items()):
         assert (field == k).all() == (name not in ("child", "sibling")), name
+
+
+@pytest.mark.interpreted
+@pytest.mark.parametrize("seed", range(4))
+def test_requests_of_terabytes_are_ranked_like_others(seed: int) -> None:
+    """Beyond what a cell of the rank table can hold: ranks there once led out of the tables."""
+    rng = random.Random(seed)
+    script, held = Script(), []
+    for _ in range(160):
+        size = rng.choice([1 << rng.randint(38, 48), (1 << 41) + rng.randint(-3, 3) * 2 * MiB])
+        held.append(script.malloc(size + rng.choice([0, 512, 6 * GiB])))
+        held.append(script.malloc(rng.randint(1, 40) * MiB))
+        while len(held) > 12:
+            script.free(held.pop(rng.randrange(len(held))))
+    rules = release("2.15")
+    for device in (Device(), Device(1 << 45)):
+        settings = Settings(max_split_size=rng.choice([OFF, 1 << 41]))
+        kernel, reference = both(script.program(), settings, rules, device, stop_at_oom=False)
+        assert differences(kernel, reference) == []
