@@ -156,7 +156,8 @@ def _totals(part: dict[str, np.ndarray], device: int) -> list[Finding]:
     held = before - _freed_unseen(part["addr"], kind, part["size"])
     add("held_before", max(held, 0), f"memory allocated before the trace began and not freed in "
         f"it: {held:,} bytes; where it lies is not recorded and no replay holds it, so add it to "
-        f"every peak (--other {-(-held // MiB)}MiB)")  # fmt: skip
+        f"every peak; beside --capacity, --other {-(-held // MiB)}MiB leaves room for "
+        "it")  # fmt: skip
     allocated, reserved = int(total.max()), int(part["reserved"].max())
     add("recorded_peak", 1, f"as recorded, peak allocated {format_bytes(allocated)} and peak "
         f"reserved {format_bytes(reserved)}, all that was held before included")  # fmt: skip

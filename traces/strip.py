@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from .own_sentences import SENTENCES, own_words
 from .recording import SETTINGS_CALLS, DeviceRecording, Finding, Recording, Stacks
 from .settings_calls import noted_calls
 
@@ -30,14 +31,21 @@ _SETTINGS = frozenset(
 # The names of stream classes are the user's, and the key moves no recorded memory.
 _CLASSES = re.compile(r"\s*expandable_segments_reserve_by_class\s*:\s*\[[^\]]*\]?\s*,?")
 
+_RELEASE = re.compile(r"\d{1,3}\.\d{1,3}", re.ASCII)
+
 
 def strip(recording: Recording) -> Recording:
     """Return a copy that can be given away and replays the same.
 
     Gone: stacks, notes (among them user metadata), annotations, the file's own additional keys,
-    its name, settings PyTorch does not write itself, the wording of findings. Times become
-    microseconds since the first entry of any device. Kept: entries, segments and blocks with their
-    addresses, sizes, streams and pools, and the settings.
+    its name, settings PyTorch does not write itself. Times become microseconds since the first
+    entry of any device. Kept: entries, segments and blocks with their addresses, sizes, streams and
+    pools, the settings, and that `tightfit replay` wrote the file, if it did.
+
+    A finding keeps its count, and of its wording what is a sentence of our own with numbers: that
+    memory must be added to every peak, or that no GPU was there, is as true of the copy. Names in
+    it become "…" (own_sentences.py); any other text is dropped, and a kind that no reader of ours
+    has becomes "other".
 
     Args:
         recording: left as it is.
@@ -49,11 +57,7 @@ def strip(recording: Recording) -> Recording:
         (int(t[t != 0].min()) for t in _times(recording) if np.any(t != 0)),
         default=0,
     )
-    findings = [
-        Finding(f.kind, f.count, f"{f.kind}: {f.count}; the wording was stripped.", f.device)
-        for f in recording.findings
-        if f.kind != "stripped"
-    ]
+    findings = [_strip_finding(f) for f in recording.findings if f.kind != "stripped"]
     findings.append(
         Finding(
             "stripped",
@@ -70,6 +74,7 @@ def strip(recording: Recording) -> Recording:
         pools=list(recording.pools),
         stacks=Stacks(),
         settings=_strip_settings(recording.settings),
+        extra=_strip_extra(recording.extra),
         findings=findings,
     )
 
@@ -116,6 +121,23 @@ def _strip_device(device: DeviceRecording, first_time: int) -> DeviceRecording:
     times = tables[0]["time_us"]
     times[times != 0] -= first_time  # 0 says that no time was recorded
     return DeviceRecording(*tables)
+
+
+def _strip_finding(found: Finding) -> Finding:
+    kind = found.kind if found.kind in SENTENCES else "other"
+    text = own_words(found.kind, found.text)
+    if text is None:
+        text = f"{kind}: {found.count}; the wording was stripped."
+    return Finding(kind, found.count, text, found.device)
+
+
+def _strip_extra(extra: dict[str, Any]) -> dict[str, Any]:
+    """Keep by which release's rules `tightfit replay` made the file: it shows no real allocator."""
+    ours = extra.get("tightfit")
+    rules = ours.get("torch_release") if isinstance(ours, dict) else None
+    if isinstance(rules, str) and _RELEASE.fullmatch(rules):
+        return {"tightfit": {"simulated": True, "torch_release": rules}}
+    return {}
 
 
 def _strip_settings(settings: dict[str, Any]) -> dict[str, Any]:

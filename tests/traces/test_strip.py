@@ -2,16 +2,19 @@
 
 import json
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tightfit.traces.event import BLOCK_COLUMNS, ENTRY_COLUMNS, SEGMENT_COLUMNS, empty_columns
+from tightfit.traces.load import load
 from tightfit.traces.recording import DeviceRecording, Finding, Recording, Stacks
 from tightfit.traces.store import save
 from tightfit.traces.strip import strip, without_folders
 
 SECRET = "alice"
+DATA = Path(__file__).resolve().parents[2] / "traces" / "data"
 
 
 @pytest.fixture
@@ -61,7 +64,7 @@ def recording():
         extra={"host": SECRET},
         findings=[
             Finding("unknown_key", 2, f"Found the key '{SECRET}'.", 0),
-            Finding("truncated", 1, "The beginning is missing."),
+            Finding(SECRET, 1, f"Found {SECRET}."),
         ],
     )
 
@@ -107,14 +110,61 @@ def test_times_count_from_the_first_entry_of_any_device(recording):
     assert stripped.devices[-1].entries["time_us"].tolist() == [0]
 
 
-def test_findings_keep_what_and_how_often_and_lose_their_wording(recording):
+def test_findings_keep_what_and_how_often_and_lose_the_wording_of_others(recording):
     found = strip(recording).findings
     assert [(f.kind, f.count, f.device) for f in found] == [
         ("unknown_key", 2, 0),
-        ("truncated", 1, None),
+        ("other", 1, None),
         ("stripped", 1, None),
     ]
+    assert found[0].text == "unknown_key: 2; the wording was stripped."
+    assert found[1].text == "other: 1; the wording was stripped."
     assert "1 stacks, 1 notes and 1 annotations" in found[-1].text
+
+
+def test_our_own_warnings_stay(recording):
+    told = {f.kind: f.text for f in strip(load(DATA / "convnet.default.npz")).findings}
+    assert told["stand_in"].startswith(
+        "recorded without a GPU: torch … on a stand-in for …. The allocator is the real one; "
+    )
+    assert told["depends_on_data"].startswith(
+        "the program read values back from the device, times: 6, in 1 places (most often: …); they "
+    )
+    add = "; where it lies is not recorded and no replay holds it, so add it to every peak; "
+    text = f"memory allocated before the trace began and not freed in it: 8,192 bytes{add}"
+    text += "beside --capacity, --other 1MiB leaves room for it"
+    recording.findings = [Finding("held_before", 8192, text, 0)]
+    once = strip(recording)
+    assert once.findings[0] == recording.findings[0]
+    assert strip(once).findings[0] == recording.findings[0]
+
+
+def test_a_text_that_only_begins_as_ours_does_not_stay(recording):
+    held = (
+        "memory allocated before the trace began and not freed in it: {} bytes; where it lies is "
+    )
+    held += "not recorded and no replay holds it, so add it to every peak; beside "
+    held += "--capacity, --other 1MiB leaves room for it{}"
+    recording.findings = [
+        Finding("held_before", 1, held.format(SECRET, "")),
+        Finding("held_before", 2, held.format("1", f" says {SECRET}")),
+        Finding("no_streams", 3, SECRET),
+        Finding("no_streams", 4, held.format("1", "")),  # of another kind
+        Finding(SECRET, 5, held.format("1", "")),
+        Finding("no_streams", 6, f"streams are not recorded; one is assumed\n{SECRET}"),
+    ]
+    found = strip(recording).findings[:-1]
+    assert [f.text for f in found] == [
+        f"{f.kind}: {n}; the wording was stripped." for n, f in enumerate(found, start=1)
+    ]
+    assert SECRET not in " ".join(f.kind + f.text for f in found)
+
+
+def test_that_our_own_replay_wrote_the_file_stays(recording):
+    recording.extra["tightfit"] = {"torch_release": "2.11", "recording": SECRET, "stats": {}}
+    assert strip(recording).extra == {"tightfit": {"simulated": True, "torch_release": "2.11"}}
+    recording.extra["tightfit"] = {"torch_release": f"2.11 {SECRET}"}
+    assert not strip(recording).extra
 
 
 def test_the_original_is_left_as_it_is(recording):
