@@ -21,19 +21,40 @@ apart.compile_all()
 """
 
 
+_started: list[subprocess.Popen[bytes]] = []
+
+
 def compile_beside(loops: tuple[str, ...]) -> None:
     """Start the second process, and compile here what no replay does without.
 
-    Nothing is done unless there is a second core, and a folder to meet in. The second process ends
-    with this one, or sooner.
+    Args:
+        loops: as for `start_beside`, which says when nothing is done.
+    """
+    if not start_beside(loops):
+        return
+    # Both together load all that is compiled apart.
+    from ..policies.pytorch import PYTORCH  # noqa: F401
+    from ..sim.apart import FIRST, compile_all
+    from ..sim.engine import play  # noqa: F401
+
+    compile_all(FIRST)
+
+
+def start_beside(loops: tuple[str, ...]) -> bool:
+    """Start the second process, which ends with this one, or sooner.
+
+    Nothing is done unless there is a second core, and a folder to meet in; and nothing twice.
 
     Args:
         loops: the assumptions of sim/assumed.py that the loop is needed under, soonest first.
+
+    Returns:
+        Whether it was started.
     """
     from ..traces.jit import cache_folder
 
-    if cache_folder() is None or (os.cpu_count() or 1) < 2:
-        return
+    if _started or cache_folder() is None or (os.cpu_count() or 1) < 2:
+        return False
     try:
         worker = subprocess.Popen(
             [sys.executable, "-c", _WORK.format(loops=loops)],
@@ -42,14 +63,10 @@ def compile_beside(loops: tuple[str, ...]) -> None:
             stderr=subprocess.DEVNULL,
         )
     except OSError:  # it is only a shortcut
-        return
+        return False
+    _started.append(worker)
     atexit.register(_end, worker)
-    # Both together load all that is compiled apart.
-    from ..policies.pytorch import PYTORCH  # noqa: F401
-    from ..sim.apart import FIRST, compile_all
-    from ..sim.engine import play  # noqa: F401
-
-    compile_all(FIRST)
+    return True
 
 
 def _end(worker: subprocess.Popen[bytes]) -> None:

@@ -32,7 +32,7 @@ from .policy import policy
 from .question.command import run
 from .recording.command import record
 from .replay import replay
-from .screen import printable
+from .screen import forget_compiling, printable
 from .tune import tune
 from .verify.command import verify
 from .workloads import workloads
@@ -108,6 +108,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if argv is None and threading.active_count() > 1:
             _leave(INTERRUPTED)
         return INTERRUPTED
+    finally:
+        forget_compiling()
 
 
 def _leave(code: int) -> NoReturn:

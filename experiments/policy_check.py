@@ -13,14 +13,15 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-from ..policies.conformance import CLAIMS, LENGTH, Verdict, examine
+from ..policies.conformance import CLAIMS, LENGTH, Verdict, examine, most_operations
 from ..policies.named import find_policy
 from ..policies.playing import AnyPolicy, play_policy
 from ..sim.packing import pack
 from ..traces.errors import PolicyError, TightfitError
 from ..traces.jit import watching_compiler
 from ..traces.script import Script
-from .screen import progress
+from .options import MAIN_PATH_SECONDS
+from .screen import announce_more_compiling, progress
 
 PLAIN = "plain Python"
 PLAIN_WORDS = "The claims hold without compiled code too, where every index is checked."
@@ -89,13 +90,17 @@ def check_policy(name: str, operations: int) -> Report:
     if not first.holds:
         rest = [Verdict(c.name, c.words, None, 0) for c in CLAIMS]
         return Report(label, policy.source, [first, *rest], None)
+    announce_more_compiling(MAIN_PATH_SECONDS)
     with watching_compiler() as compiled:
         play_policy(pack(Script().program()), policy)  # compiles, or says why not
         seconds = compiled()
-    ends = 1 + 2 * len(policy.params)
-    with progress(max(operations, ends * LENGTH) + ends * LENGTH // 2, "trying claims") as advance:
-        found = list(examine(policy, CLAIMS, operations, LENGTH, advance))
-    return Report(label, policy.source, [first, *found], seconds)
+    return Report(label, policy.source, [first, *try_claims(policy, operations)], seconds)
+
+
+def try_claims(policy: AnyPolicy, operations: int) -> list[Verdict]:
+    """Try the contract of every policy at full size, and show how far it is."""
+    with progress(most_operations(policy, operations), "trying claims") as advance:
+        return list(examine(policy, CLAIMS, operations, LENGTH, advance))
 
 
 def _plain_trial(name: str) -> Verdict:

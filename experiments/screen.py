@@ -30,6 +30,7 @@ PATIENCE = 2.0  # seconds before a progress bar appears
 # best compiled beside PLAIN, which such a command comes to while the second of these is compiled.
 BESIDE_PLAIN = ("NOTHING", "EXPANDING")
 INTERVAL = 10.0  # seconds between progress lines where there is no terminal
+_announced: set[str] = set()  # what this command has said, or will say, of compiling
 
 Cell = str | int | float | None
 
@@ -207,19 +208,65 @@ def progress(total: int, what: str) -> Iterator[Callable[..., None]]:
 def announce_compiling(seconds: int, loops: tuple[str, ...] = ("NOTHING",)) -> None:
     """Say on standard error that a first run compiles, if it is one, and let a second core help.
 
+    Later runs may need kernels that no earlier one did: another loop, a policy, a reader. Those
+    say so when it comes to that.
+
     Args:
-        seconds: about how long it takes.
+        seconds: about how long it takes to compile all.
         loops: the assumptions of sim/assumed.py that the replay loop is needed under, soonest
             first; none = nothing is replayed.
     """
     from ..traces.jit import is_cold
 
-    if is_cold():
+    forget_compiling()
+    if loops:
+        from ..sim.engine import play
+
+        cold = is_cold(play)
+    else:
+        cold = is_cold()
+    if cold:
+        _announced.add("all")
         warn(f"first run: compiling kernels (once, about {seconds} s)")
         if loops:
             from .beside import compile_beside
 
             compile_beside(loops)
+    else:
+        announce_more_compiling(seconds, loops)
+
+
+def announce_more_compiling(seconds: int, loops: tuple[str, ...] = ()) -> None:
+    """Say so on standard error, and let a second core help, as soon as anything is compiled.
+
+    Nothing is done where this command has been announced before, in either way.
+
+    Args:
+        seconds, loops: as for `announce_compiling`.
+    """
+    from ..traces.jit import before_compiling
+
+    if _announced:
+        return
+    _announced.add("more")
+
+    def tell() -> None:
+        warn(f"first run: compiling kernels not needed before (once, up to about {seconds} s)")
+        if loops:
+            from .beside import start_beside
+
+            start_beside(loops)
+
+    before_compiling(tell)
+
+
+def forget_compiling() -> None:
+    """Announce nothing any more: the command has ended, and this process may go on."""
+    if _announced:  # else Numba need not have been imported
+        from ..traces.jit import before_compiling
+
+        _announced.clear()
+        before_compiling(None)
 
 
 def _console(stream: TextIO) -> Console:

@@ -261,6 +261,22 @@ class Claim:
         return (self.try_on.__doc__ or "").strip()
 
 
+# Operations of `conservation`, `reuse` and `huge` for each setting tried, and of `determinism`.
+FIXED_OPS, ALIKE_OPS = 1300, 8000
+
+
+def most_operations(policy: AnyPolicy, many: int = MANY_OPS, length: int = LENGTH) -> int:
+    """Return a number of operations that `examine` with all CLAIMS does not pass.
+
+    Programs are made until there are enough, so how many it will be is not known beforehand.
+
+    Args:
+        policy, many, length: as for `examine`.
+    """
+    ends = len(Trial(policy).ends())
+    return many + ends * (length + length // 4 + FIXED_OPS) + ALIKE_OPS
+
+
 CLAIMS = (
     Claim("declaration", declaration),
     Claim("empty program", empty),

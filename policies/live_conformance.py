@@ -21,10 +21,10 @@ from ..traces.jit import kernel
 from ..traces.program import Op, Program
 from ..traces.random_programs import random_program
 from ..traces.units import MiB
-from .conformance import Broken, Claim, Trial, without_waiting, words_of
+from .conformance import LENGTH, MANY_OPS, Broken, Claim, Trial, without_waiting, words_of
 from .live_device import CalledLive
 from .live_setting import Setting
-from .playing import play_policy
+from .playing import AnyPolicy, play_policy
 from .runs_live import checked_live
 from .variant import Variant
 
@@ -203,7 +203,7 @@ def same_as_simulated(trial: Trial) -> None:
 def threads(trial: Trial) -> None:
     """Threads that allocate at the same time never change each other's memory."""
     policy = checked_live(trial.policy)
-    steps = max(1000, trial.many // THREADS)
+    steps = _steps(trial.many)
     with (
         CalledLive(Setting(policy, policy.defaults, None)) as called,
         ThreadPoolExecutor(THREADS) as pool,
@@ -224,6 +224,20 @@ def threads(trial: Trial) -> None:
     left = stats["live_blocks"] + stats["allocated_bytes.all.current"] + stats["unknown_frees"]
     if left:
         raise Broken(f"blocks left, or not known when freed: {left:,}")
+
+
+def _steps(many: int) -> int:
+    """Steps of each thread."""
+    return max(1000, many // THREADS)
+
+
+def most_live_operations(policy: AnyPolicy, many: int = MANY_OPS, length: int = LENGTH) -> int:
+    """Return a number of operations that `examine` with LIVE_CLAIMS does not pass.
+
+    Args:
+        policy, many, length: as for `examine`.
+    """
+    return many + len(Trial(policy).ends()) * length + THREADS * _steps(many)
 
 
 LIVE_CLAIMS = (

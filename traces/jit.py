@@ -110,6 +110,39 @@ if JIT:
     numba.core.event.register("numba:compile", _no_garbage)
 
 
+class _Notice(numba.core.event.Listener):  # type: ignore[misc]
+    """Tells one listener, once, that the compiler begins; what is found on disk begins nothing."""
+
+    def __init__(self) -> None:
+        self.tell: Callable[[], None] | None = None
+
+    def on_start(self, event: Any) -> None:
+        tell, self.tell = self.tell, None
+        if tell is not None:
+            tell()
+
+    def on_end(self, event: Any) -> None:
+        pass
+
+
+_notice = _Notice()
+if JIT:
+    numba.core.event.register("numba:compile", _notice)
+
+
+def before_compiling(tell: Callable[[], None] | None) -> None:
+    """Have somebody told, once, when the compiler next begins.
+
+    Which kernels a command calls, for which types, is known when it calls them: only then can it be
+    said without a mistake that one has to be compiled.
+
+    Args:
+        tell: called in the thread that compiles, which holds the compiler's lock; it must not
+            compile itself. None = nobody is told any more.
+    """
+    _notice.tell = tell
+
+
 @contextmanager
 def _kept_in(folder: Path) -> Iterator[None]:
     """What is decorated inside is kept in a folder: Numba reads that from its settings.

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from tightfit.experiments import policy_check
+from tightfit.experiments.live import check as live_check
 from tightfit.experiments.recording.whole_wheel import NEWEST, Build, find_build
 from tightfit.traces.errors import TightfitError
 
@@ -22,6 +26,25 @@ WHOLE = "2.11.0"  # what GPU machines had so far
 def story(tmp_path: Path) -> Path:
     """STORY as a snapshot file."""
     return dump(snapshot(), tmp_path / "story.pickle")
+
+
+@pytest.fixture
+def progress_of_checks(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[int]]:
+    """What was shown of each progress of a policy's checks: its total, and how far it came."""
+    seen: dict[str, list[int]] = {}
+
+    @contextmanager
+    def progress(total: int, what: str) -> Iterator[Callable[[int], None]]:
+        seen[what] = [total, 0]
+
+        def advance(n: int) -> None:
+            seen[what][1] += n
+
+        yield advance
+
+    for module in (policy_check, live_check):
+        monkeypatch.setattr(module, "progress", progress)
+    return seen
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,7 @@ LOOPS = ("NOTHING",)
 def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The commands of the processes that would have been started."""
     commands: list[list[str]] = []
+    monkeypatch.setattr(beside, "_started", [])  # whatever an earlier test had to compile
 
     def start(command: list[str], **_: Any) -> Any:
         commands.append(command)
@@ -40,6 +41,15 @@ def test_it_is_started_where_there_is_a_second_core_and_a_folder(
     monkeypatch.setattr(jit, "cache_folder", lambda: tmp_path)
     beside.compile_beside(LOOPS)  # that it cannot be started is no trouble
     assert started == [[sys.executable, "-c", beside._WORK.format(loops=LOOPS)]]
+
+
+def test_nothing_is_started_twice(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(jit, "cache_folder", lambda: tmp_path)
+    monkeypatch.setattr(beside, "_started", [])
+    monkeypatch.setattr(beside.atexit, "register", lambda *_: None)
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: object())
+    assert [beside.start_beside(LOOPS) for _ in range(2)] == [True, False]
 
 
 @pytest.mark.parametrize(("cores", "has_folder"), [(1, True), (2, False), (None, True)])

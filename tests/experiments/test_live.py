@@ -53,7 +53,9 @@ def test_a_wrong_command_line_is_refused_in_one_message(
     assert message.count("tightfit: ") == 1
 
 
-def test_a_check_tries_the_contract_the_threads_and_recordings(capsys: Any) -> None:
+def test_a_check_tries_the_contract_the_threads_and_recordings(
+    capsys: Any, progress_of_checks: dict[str, list[int]]
+) -> None:
     words = ["live", "--policy", "best_fit:quantum=4096", "--check", str(TRACE), "--json"]
     assert cli.main([*words, "--operations", "2000"]) == 0
     told = json.loads(capsys.readouterr().out)
@@ -62,6 +64,11 @@ def test_a_check_tries_the_contract_the_threads_and_recordings(capsys: Any) -> N
     assert by_name["live: threads"]["operations"] >= 2000
     assert by_name["live: recording"]["operations"] > 1000
     assert "gpt_checkpoint.default.npz" in by_name["live: recording"]["words"]
+    for is_live, what in ((False, "trying claims"), (True, "trying it live")):
+        total, done = progress_of_checks[what]
+        claims = [c for c in told["claims"] if c["claim"].startswith("live: ") == is_live]
+        tried = sum(c["operations"] for c in claims if c["claim"] != "plain Python")
+        assert 0 < tried == done <= total
 
 
 def test_a_file_with_a_policy_is_checked_too(tmp_path: Path, capsys: Any) -> None:
@@ -88,7 +95,9 @@ def test_a_policy_that_new_wrote_serves_recordings_as_simulated(
 
 
 @pytest.mark.parametrize("line", ["pytorch", "pytorch:max_split_size_mb:64", "expandable"])
-def test_pytorchs_own_allocator_is_checked_under_a_line(line: str, capsys: Any) -> None:
+def test_pytorchs_own_allocator_is_checked_under_a_line(
+    line: str, capsys: Any, progress_of_checks: dict[str, list[int]]
+) -> None:
     traces = [str(TRACE), str(TRACE.with_name("cuda_graphs.default.npz"))]  # of eight lanes
     words = ["live", "--policy", line, "--check", *traces, "--json", "--operations", "1000"]
     assert cli.main(words) == 0
@@ -97,6 +106,8 @@ def test_pytorchs_own_allocator_is_checked_under_a_line(line: str, capsys: Any) 
     assert {"blocks", "live: as simulated", "live: threads", "live: recording"} <= {
         claim["claim"] for claim in told["claims"]
     }
+    assert all(0 < done <= total for total, done in progress_of_checks.values())
+    assert list(progress_of_checks) == ["trying claims", "trying it live"]
 
 
 def test_a_program_that_never_uses_a_gpu_is_said_to_be_one(

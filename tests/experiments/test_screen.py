@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tightfit.experiments import screen
+from tightfit.experiments import beside, cli, screen
+from tightfit.sim.engine import play
+from tightfit.traces import jit
 from tightfit.traces.recording import Finding
 
 pytestmark = pytest.mark.interpreted
@@ -72,3 +76,66 @@ def test_json_knows_numpy_and_refuses_nan(capsys: Any) -> None:
 
     screen.emit_json({"n": np.int64(3), "a": np.arange(2), "x": float("nan"), "p": Path("a/b")})
     assert json.loads(capsys.readouterr().out) == {"n": 3, "a": [0, 1], "x": None, "p": "a/b"}
+
+
+@pytest.fixture
+def compiling(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
+    """Which kernels are on disk, who is told when the compiler begins, and what was started."""
+    seen: dict[str, Any] = {"cold": False, "asked": None, "tell": None, "beside": []}
+
+    def is_cold(*kernels: Any) -> bool:
+        seen["asked"] = kernels
+        return seen["cold"]
+
+    def before_compiling(tell: Any) -> None:
+        seen["tell"] = tell
+
+    screen.forget_compiling()
+    monkeypatch.setattr(jit, "is_cold", is_cold)
+    monkeypatch.setattr(jit, "before_compiling", before_compiling)
+    for name in ("compile_beside", "start_beside"):
+        note = partial(lambda name, loops: seen["beside"].append((name, loops)), name)
+        monkeypatch.setattr(beside, name, note)
+    yield seen
+    screen.forget_compiling()
+
+
+def test_a_first_run_is_announced_at_once_and_once(compiling: dict[str, Any], capsys: Any) -> None:
+    compiling["cold"] = True
+    screen.announce_compiling(9, ("PLAIN",))
+    assert capsys.readouterr().err == "first run: compiling kernels (once, about 9 s)\n"
+    assert compiling["beside"] == [("compile_beside", ("PLAIN",))]
+    screen.announce_more_compiling(9)
+    assert compiling["tell"] is None
+
+
+def test_what_no_earlier_run_needed_is_announced_when_it_is_compiled(
+    compiling: dict[str, Any], capsys: Any
+) -> None:
+    """Kernels on disk do not say that those of this command are among them."""
+    screen.announce_compiling(9, ("PLAIN",))
+    assert compiling["asked"] == (play,), "a reader's kernels are no replay loop"
+    screen.announce_more_compiling(7)  # of a part of the command: the whole is announced
+    assert capsys.readouterr().err == "" and not compiling["beside"]
+    compiling["tell"]()
+    said = "first run: compiling kernels not needed before (once, up to about 9 s)\n"
+    assert capsys.readouterr().err == said
+    assert compiling["beside"] == [("start_beside", ("PLAIN",))]
+    screen.forget_compiling()
+    assert compiling["tell"] is None
+
+
+def test_where_nothing_is_replayed_no_second_process_helps(
+    compiling: dict[str, Any], capsys: Any
+) -> None:
+    screen.announce_compiling(9, loops=())
+    assert compiling["asked"] == ()
+    compiling["tell"]()
+    assert capsys.readouterr().err and not compiling["beside"]
+
+
+def test_a_command_that_has_ended_announces_nothing(
+    compiling: dict[str, Any], story: Path, capsys: Any
+) -> None:
+    assert cli.main(["info", str(story), "--json"]) == 0
+    assert compiling["asked"] == () and compiling["tell"] is None

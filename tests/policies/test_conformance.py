@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 
 from tightfit.policies.catalogue import MECHANISMS, POLICIES
-from tightfit.policies.conformance import CLAIMS, MANY_OPS, Claim, Trial, examine
+from tightfit.policies.conformance import (
+    CLAIMS,
+    MANY_OPS,
+    Claim,
+    Trial,
+    examine,
+    most_operations,
+)
 from tightfit.policies.variant import Variant
 from tightfit.sim.device import Device
 from tightfit.sim.ground import drop_block, new_block
@@ -32,6 +39,14 @@ def test_every_policy_keeps_every_claim(policy: Mechanism | Variant, claim: Clai
     (verdict,) = examine(policy, [claim])
     assert verdict.holds, verdict.fault
     assert verdict.operations >= (MANY_OPS if claim.name == "blocks" else 0)
+
+
+@pytest.mark.parametrize("name", ["best_fit", "buddy", "arena"])
+@pytest.mark.parametrize("many", [1, 25_000])
+def test_no_more_operations_are_tried_than_are_announced(name: str, many: int) -> None:
+    policy = POLICIES[name]
+    tried = sum(v.operations for v in examine(policy, CLAIMS, many, 4000))
+    assert 0.6 * most_operations(policy, many, 4000) < tried <= most_operations(policy, many, 4000)
 
 
 # --- policies that break a claim each, so that every claim is known to be able to fail ---

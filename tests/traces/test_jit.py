@@ -63,26 +63,43 @@ def test_the_second_process_finds_what_the_first_compiled(run, tmp_path):
 
 def test_the_compiler_is_not_said_to_work_where_it_does_not(tmp_path):
     (tmp_path / "own.py").write_text(
-        "from tightfit.traces.jit import kernel, watching_compiler\n"
+        "from tightfit.traces.jit import before_compiling, kernel, watching_compiler\n"
         "@kernel\ndef seven(x):\n    return x + 7\n"
-        "with watching_compiler() as worked:\n    seven(1)\nprint(worked())\n"
+        "told = []\nbefore_compiling(lambda: told.append(1))\n"
+        "with watching_compiler() as worked:\n    seven(1)\nprint(worked(), len(told))\n"
     )
     env = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "kept")}
     env.pop("NUMBA_DISABLE_JIT", None)
-    times = [
-        float(
-            subprocess.run(
-                [sys.executable, "own.py"],
-                env=env,
-                check=True,
-                cwd=tmp_path,
-                capture_output=True,
-                text=True,
-            ).stdout
-        )
+    found = [
+        subprocess.run(
+            [sys.executable, "own.py"],
+            env=env,
+            check=True,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        ).stdout.split()
         for _ in range(2)
     ]
-    assert times[0] > 0.0 == times[1]
+    assert float(found[0][0]) > 0.0 == float(found[1][0])
+    assert (found[0][1], found[1][1]) == ("1", "0")
+
+
+@pytest.mark.skipif(not jit.JIT, reason="nothing is compiled")
+def test_that_the_compiler_begins_is_told_once_and_to_nobody_who_left():
+    told = []
+
+    @numba.njit
+    def more(x):
+        return x + 1
+
+    jit.before_compiling(lambda: told.append("first"))
+    assert more(1) == 2 and told == ["first"]
+    assert more(1.0) == 2 and told == ["first"], "for other types it is compiled again"
+    jit.before_compiling(lambda: told.append("second"))
+    assert more(2) == 3 and told == ["first"], "nothing is compiled"
+    jit.before_compiling(None)
+    assert more(1j) == 1 + 1j and told == ["first"]
 
 
 def test_old_folders_go_and_other_files_stay(run, tmp_path):
