@@ -11,6 +11,7 @@ import typer
 from .options import MAIN_PATH_SECONDS, AsJson, RecordedConf, Then, Torch, TraceOrLong
 
 if TYPE_CHECKING:
+    from ..traces.recording import Finding
     from .exactness import Exactness
     from .subject import Subject
 
@@ -44,6 +45,7 @@ def check(
     refused = [f for s in subjects for f in s.recorded_settings(fit.rules)[1]]
     findings = [*refused, *(f for s in subjects for f in s.program.findings)]
     compared = not all(e.is_empty for e in fit.exactness)
+    ours = _own_replay(subjects)
     if not fit.exactness:
         line = "NOTHING TO CHECK: requests and frees were recorded, not what the allocator did"
     elif not compared:
@@ -64,7 +66,7 @@ def check(
                 "torch_found": fit.words,
                 "conf": settings,
                 "devices": devices,
-                "findings": findings,
+                "findings": ours + findings,
             }
         )
     else:
@@ -72,6 +74,7 @@ def check(
         next_one += torch_words(torch)
         verdict(line)
         if not compared:
+            note(ours)
             _show_nothing(subjects, next_one)
             return
         columns = ["device", "allocations", "exact", "driver calls", "exact", "final state"]
@@ -92,7 +95,7 @@ def check(
         for e in fit.exactness:
             if e.divergence:
                 say(f"device {e.device}, first difference: {e.divergence}")
-        say(_what_it_means(exact, complete))
+        say(f"What it means: {ours[0].text if ours else _what_it_means(exact, complete)}.")
         note(findings)
         suggest(next_one)
     if not exact:
@@ -122,20 +125,32 @@ def _show_nothing(subjects: list[Subject], then: str) -> None:
     suggest(then)
 
 
+def _own_replay(subjects: list[Subject]) -> list[Finding]:
+    """Say so where the simulator is compared with itself."""
+    from ..traces.recording import Finding
+    from .recorded_by import recorded_by
+
+    if not subjects or not recorded_by(subjects[0].recording).simulated:
+        return []
+    text = (
+        "tightfit's own replay wrote this file, not PyTorch, so how well the simulator reproduces "
+        "it proves nothing about PyTorch's allocator"
+    )
+    return [Finding("own_replay", 1, text)]
+
+
 def _what_it_means(exact: bool, complete: bool) -> str:
     if exact and complete:
         return (
-            "What it means: the allocator's decisions are fully known here, so a replay under "
-            "other settings is exact for this program; only what the program itself would do "
-            "differently is not in it."
+            "the allocator's decisions are fully known here, so a replay under other settings is "
+            "exact for this program; only what the program itself would do differently is not in it"
         )
     if exact:
         return (
-            "What it means: the decisions are reproduced, but part of the history had to be "
-            "inferred (see the notes); predictions under other settings are exact for the part "
-            "recorded."
+            "the decisions are reproduced, but part of the history had to be inferred (see the "
+            "notes); predictions under other settings are exact for the part recorded"
         )
     return (
-        "What it means: from the first difference on the replay is a different run of the same "
-        "program; take predictions as estimates, and try --torch with the release that recorded."
+        "from the first difference on the replay is a different run of the same program; take "
+        "predictions as estimates, and try --torch with the release that recorded"
     )

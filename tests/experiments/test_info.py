@@ -215,3 +215,23 @@ def test_a_simulated_snapshot_is_checked_by_the_rules_it_was_simulated_by(
     assert "unknown key" not in printed
     assert main(["check", out]) == 0
     assert capsys.readouterr().out.startswith("EXACT")
+
+
+def test_that_the_simulator_reproduces_itself_is_said_to_prove_nothing(
+    story: Path, tmp_path: Path, capsys: Any
+) -> None:
+    made, stripped = str(tmp_path / "simulated.pickle"), str(tmp_path / "stripped.npz")
+    assert main(["replay", str(story), "--snapshot", made]) == 0
+    assert main(["strip", made, stripped]) == 0
+    capsys.readouterr()
+    for path, is_ours in ((made, True), (stripped, True), (str(story), False)):
+        assert main(["check", path, "--json"]) == 0
+        answer = json.loads(capsys.readouterr().out)
+        assert answer["verdict"].startswith("EXACT")
+        kinds = [f["kind"] for f in answer["findings"]]
+        assert kinds.count("own_replay") == is_ours
+        assert main(["check", path]) == 0
+        printed = " ".join(capsys.readouterr().out.split())
+        assert ("wrote this file, not PyTorch, so" in printed) is is_ours
+        assert printed.count("What it means: ") == 1
+        assert ("the allocator's decisions are fully known here" in printed) is not is_ours
