@@ -69,8 +69,9 @@ def overall_words(tables: Sequence[Measured]) -> str:
         f"{many_programs(tables)} on which both run; its interval by resampling these; the worst "
         f"recording. {_room(tables)}Less and "
         f"more: by {SAME:.0%} or more. p: Wilcoxon signed-rank, two-sided, not corrected for the "
-        f"number of policies. Neither interval nor p with fewer than {LEAST_PAIRS} of them. The "
-        "smallest GPU is over all recordings; above bound is where it ran."
+        f"number of policies. No interval with fewer than {LEAST_PAIRS} of them, no p with fewer "
+        f"than {LEAST_PAIRS} whose peaks differ at all. The smallest GPU is over all recordings; "
+        "above bound is where it ran."
     )
 
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import itertools
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tightfit.experiments.question.overall import LEAST_PAIRS, Overall, overall
 from tightfit.experiments.question.runner import Measured
+from tightfit.experiments.question.tables import overall_words
 from tightfit.experiments.row import Row
+
+PUBLISHED = Path(__file__).parents[2] / "experiments" / "published" / "what_settings_leave"
 
 
 def table(name: str, peaks: dict[str, int | None], bound: int = 50, program: str = "") -> Measured:
@@ -73,6 +77,19 @@ def test_p_is_the_share_of_signs_that_are_as_one_sided() -> None:
     pair: dict[str, int | None] = {"base": 100, "a": 50}
     few = [pair] * (LEAST_PAIRS - 1) + [{"base": 100, "a": 100}]
     assert found(few)["a"].p is None
+
+
+def test_the_legend_says_when_interval_and_p_are_left_out() -> None:
+    pair: dict[str, int | None] = {"base": 100, "a": 50}
+    same: dict[str, int | None] = {"base": 100, "a": 100}
+    few = [pair] * (LEAST_PAIRS - 1) + [same] * LEAST_PAIRS
+    assert found(few)["a"].low is not None and found(few)["a"].p is None
+    assert found([*few, {"base": 1000, "a": 1001}])["a"].p is not None
+    words = overall_words([table(str(k), p) for k, p in enumerate(few)])
+    said = "No interval with fewer than 6 of them, no p with fewer than 6 whose peaks differ at all"
+    assert said in words
+    for name in ("tables.md", "tables.tex"):
+        assert said in (PUBLISHED / name).read_text(encoding="utf-8")
 
 
 def test_the_best_stands_first_and_what_fails_last() -> None:
