@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from ..traces.program import SettingsCall
     from .subject import Subject
 
+MOST_DIGITS = 18  # of an entry's number
+
 
 def parse_then(texts: Sequence[str]) -> list[SettingsCall]:
     """Read settings calls.
@@ -19,15 +21,17 @@ def parse_then(texts: Sequence[str]) -> list[SettingsCall]:
     """
     from ..traces.errors import ConfigError
     from ..traces.program import SettingsCall
+    from ..traces.units import shortened
 
     calls = []
     for text in texts:
         entry, colon, line = text.strip().partition(":")
         number = entry.strip().replace(",", "").replace("_", "")
-        if not colon or not (number.isascii() and number.isdecimal()):
+        is_number = number.isascii() and number.isdecimal() and len(number) <= MOST_DIGITS
+        if not colon or not is_number:
             raise ConfigError(
-                f"--then: found '{text}', expected an entry of the recording, a colon and a "
-                "settings line, e.g. 1200:expandable_segments:False"
+                f"--then: found '{shortened(text)}', expected an entry of the recording, a colon "
+                "and a settings line, e.g. 1200:expandable_segments:False"
             )
         calls.append(SettingsCall(int(number), line.strip()))
     return calls

@@ -87,6 +87,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         app(prog_name="tightfit")  # the shell asks for completions; this exits
     if sys.stdout is None:  # closed by whoever started this (`>&-`): nobody wants the answer
         sys.stdout = open(os.devnull, "w")
+    if sys.stderr is None:  # print would take standard output for it
+        sys.stderr = open(os.devnull, "w")
     for stream in (sys.stdout, sys.stderr):
         # Where the terminal cannot show a character, a "?" is better than no answer.
         reconfigure = getattr(stream, "reconfigure", None)
@@ -104,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     except (KeyboardInterrupt, typer.Abort):
-        print("\ntightfit: interrupted", file=sys.stderr)
+        _complain("\ntightfit: interrupted")
         if argv is None and threading.active_count() > 1:
             _leave(INTERRUPTED)
         return INTERRUPTED
@@ -148,20 +150,42 @@ def _run(words: list[str]) -> int:
     except MemoryError:
         _fail("not enough main memory on this machine for this recording")
         return BAD_INPUT
+    except KeyboardInterrupt:
+        raise
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
         _fail(
-            f"a bug in tightfit {__version__}, not in your input: {type(error).__name__}: {reason} "
+            f"a bug in tightfit {__version__}, not in your input: {_words_of(error)} "
             "(set TIGHTFIT_DEBUG=1 for the traceback, and please report it)"
         )
         return BUG
+    except BaseException as error:  # sys.exit and its like, which only a policy's file calls
+        at = traceback.extract_tb(error.__traceback__)[-1]
+        _fail(f"{at.filename}, line {at.lineno}: it ended the command: {_words_of(error)}")
+        return BAD_INPUT
+
+
+def _words_of(error: BaseException) -> str:
+    """An error in a line; one of a policy's file may fail even to say what it is."""
+    try:
+        reason = " ".join(str(error).split())[:200]
+    except Exception:
+        reason = "it has no message"
+    return f"{type(error).__name__}: {reason}"
 
 
 def _fail(message: str) -> None:
     """Print why a command ended, as one paragraph; with TIGHTFIT_DEBUG also from where."""
     if os.environ.get("TIGHTFIT_DEBUG", "0") not in ("", "0"):
         traceback.print_exc()
-    print(f"tightfit: {printable(message)}", file=sys.stderr)
+    _complain(f"tightfit: {printable(message)}")
+
+
+def _complain(words: str) -> None:
+    """Print on standard error; where that cannot be written to, the exit code has to do."""
+    try:
+        print(words, file=sys.stderr, flush=True)
+    except OSError:
+        sys.stderr = open(os.devnull, "w")  # Python would fail once more when it flushes at exit
 
 
 def _usage_message(error: Any) -> str:

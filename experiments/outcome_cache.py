@@ -18,6 +18,7 @@ from ..sim.release import Release
 from ..traces.jit import cache_folder
 from ..traces.whole_file import replacing
 from .code_hash import code_hash
+from .kept import mark_of, read_back
 from .outcome import Outcome
 
 KEEP = 20  # files of outcomes that stay on disk, newest first
@@ -53,14 +54,19 @@ class OutcomeCache:
         self.path = base / "outcomes" / f"{name}.json" if base else None
 
     def load(self) -> dict[bytes, list[Outcome]]:
-        """Return what was kept; nothing if there is no file or it cannot be read."""
+        """Return what was kept; nothing if there is no file, or it was changed since."""
         if self.path is None:
             return {}
         try:
-            rows = json.loads(self.path.read_text())
-            return {bytes.fromhex(k): [Outcome(**o) for o in v] for k, v in rows.items()}
-        except (OSError, ValueError, TypeError, AttributeError):
+            document = json.loads(self.path.read_text(encoding="utf-8"))
+            rows = document["rows"]
+            if document["mark"] != mark_of(self.path.stem, rows):
+                return {}
+            found = {bytes.fromhex(k): [read_back(Outcome, o) for o in v] for k, v in rows.items()}
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return {}
+        # One outcome for each program, whatever the line.
+        return found if len(set(map(len, found.values()))) <= 1 else {}
 
     def save(self, outcomes: dict[bytes, list[Outcome]]) -> None:
         """Keep outcomes; a folder that cannot be written is no error, only no cache."""
@@ -70,7 +76,8 @@ class OutcomeCache:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             rows = {k.hex(): [asdict(o) for o in v] for k, v in outcomes.items()}
             with replacing(self.path) as out:
-                out.write(json.dumps(rows).encode())
+                document = {"mark": mark_of(self.path.stem, rows), "rows": rows}
+                out.write(json.dumps(document).encode())
             kept = sorted(self.path.parent.glob("*.json"), key=os.path.getmtime, reverse=True)
             for old in kept[KEEP:]:
                 old.unlink()

@@ -71,11 +71,15 @@ def policies_in(path: Path, where: str = "--policy") -> dict[str, AnyPolicy]:
     """
     try:
         words = path.read_text(encoding="utf-8")
+    except IsADirectoryError:
+        raise PolicyError(f"{where}: {path}: found a folder, expected a file") from None
     except OSError as error:
         near = did_you_mean(path.name, [p.name for p in path.parent.glob("*.py")])
         raise PolicyError(f"{where}: {path}: {error.strerror}{near}") from None
     except UnicodeDecodeError:
         raise PolicyError(f"{where}: {path}: not text in UTF-8") from None
+    except ValueError:  # no file's name has a NUL in it
+        raise PolicyError(f"{where}: found {str(path)!r}, expected the name of a file") from None
     full = str(path.resolve())
     known = _read.get((full, words))
     if known is not None:
@@ -89,15 +93,25 @@ def policies_in(path: Path, where: str = "--policy") -> dict[str, AnyPolicy]:
     sys.modules[module.__name__] = module
     try:
         exec(compile(words, full, "exec"), module.__dict__)
-    except TightfitError as error:
-        raise PolicyError(place_of_error(error, (full,)) or str(error)) from error
-    except Exception as error:
-        said = place_of_error(error, (full,))
-        raise PolicyError(f"{where}: {said or f'{path}: {error}'}") from error
-    found = {
-        name: value
-        for name, value in vars(module).items()
-        if isinstance(value, Mechanism | Variant) and full in value.files
-    }
+        found = {
+            name: value
+            for name, value in vars(module).items()
+            if isinstance(value, Mechanism | Variant) and full in value.files
+        }
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # sys.exit too: a policy does not end the command
+        raise PolicyError(_fault(error, path, full, where)) from error
     _read[full, words] = found
     return found
+
+
+def _fault(error: BaseException, path: Path, full: str, where: str) -> str:
+    """What to say of a file that failed, whatever it raised."""
+    try:
+        said = place_of_error(error, (full,))
+        if isinstance(error, TightfitError):
+            return said or str(error)
+        return f"{where}: {said or f'{path}: {error}'}"
+    except Exception:  # an error of the file's own that cannot be put into words
+        return f"{where}: {path}: raised {type(error).__name__}, which has no message"

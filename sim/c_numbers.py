@@ -23,6 +23,7 @@ _HEXADECIMAL = re.compile(
 )
 _NAMED = re.compile(_SPACE + "([+-]?(?:inf|nan))", re.IGNORECASE)
 _SMALLEST_NORMAL = 2.0**-1022
+_MOST_DIGITS = 767  # that a double has, from the first to the last that is not 0
 
 
 def to_u64(text: str) -> int | None:
@@ -54,16 +55,16 @@ def to_double(text: str) -> float | None:
         except OverflowError:
             return None
         digits = int(whole + part, 16)
-        if value == 0:
-            return None if digits else value
-        exact = Fraction(2) ** (int(power or 0) - 4 * len(part)) * digits
-        return None if _underflows(exact, value) else value
+        if value == 0 or not _is_subnormal(value):
+            return None if value == 0 and digits else value
+        exact = Fraction(2) ** (_power(power) - 4 * len(part)) * digits
+        return None if exact != abs(Fraction(value)) else value
     decimal = _DECIMAL.match(text)
     if decimal:
         value = float(decimal[1])
         if value == 0:
             return None if re.search("[1-9]", re.split("[eE]", decimal[1])[0]) else value
-        if math.isinf(value) or _underflows(Fraction(decimal[1]), value):
+        if math.isinf(value) or (_is_subnormal(value) and not _is_exact(decimal[1], value)):
             return None
         return value
     named = _NAMED.match(text)
@@ -92,6 +93,24 @@ def _integer(text: str) -> int | None:
     return -int(digits) if found[1] == "-" else int(digits)
 
 
-def _underflows(exact: Fraction, value: float) -> bool:
-    """Return whether glibc reports a range error: a result below the normals that is inexact."""
-    return abs(value) < _SMALLEST_NORMAL and abs(exact) != abs(Fraction(value))
+def _is_subnormal(value: float) -> bool:
+    """Return whether a result is below the normals: if it is inexact, glibc reports an error."""
+    return abs(value) < _SMALLEST_NORMAL
+
+
+def _is_exact(text: str, value: float) -> bool:
+    """Return whether a subnormal value, not 0, is exactly the decimal number it was read from."""
+    mantissa, _, power = text.lower().lstrip("+-").partition("e")
+    whole, _, part = mantissa.partition(".")
+    digits = (whole + part).lstrip("0")
+    kept = digits.rstrip("0")
+    if len(kept) > _MOST_DIGITS:
+        return False
+    ten = Fraction(10) ** (_power(power) - len(part) + len(digits) - len(kept))
+    return int(kept) * ten == abs(Fraction(value))
+
+
+def _power(text: str | None) -> int:
+    """Read an exponent, of which int() would refuse thousands of zeros in front."""
+    sign, digits = ("-" if text and text[0] == "-" else ""), (text or "").lstrip("+-").lstrip("0")
+    return int(sign + (digits or "0"))

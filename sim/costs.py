@@ -87,11 +87,13 @@ def read_costs(path: Path = FILE) -> dict[str, Cost]:
         ConfigError: it is no such table.
     """
     try:
-        table: Any = json.loads(path.read_text(encoding="utf-8"))
+        table: Any = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not JSON: {error}") from None
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
     if not isinstance(table, dict):
         raise ConfigError(f"{path}: found {type(table).__name__}, expected one object")
     costs = {}
@@ -106,6 +108,16 @@ def read_costs(path: Path = FILE) -> dict[str, Cost]:
     if missing:
         raise ConfigError(f"{path}: found no row for {', '.join(missing)}")
     return costs
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of a file; of two rows of one name JSON would silently take the last."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ConfigError(f"found {twice!r} twice, expected each name once")
+    return found
 
 
 def _cost(row: Any, where: str) -> Cost:

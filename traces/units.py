@@ -34,10 +34,20 @@ def parse_bytes(text: str, where: str = "size") -> int:
     factor = _SUFFIX.get(m.group(2).lower()) if m else None
     value = 0
     if m and factor:
-        value = int(float(m.group(1)) * factor) if "." in m.group(1) else int(m.group(1)) * factor
+        whole, point, part = m.group(1).replace("_", "").partition(".")
+        whole = whole.lstrip("0") or "0"
+        if len(whole) <= 19:  # as 2**62 has; int() refuses thousands, and floats overflow
+            value = int(float(whole + point + part) * factor) if point else int(whole) * factor
     if value <= 0 or value >= 1 << 62:
-        raise ConfigError(f"{where}: found {text!r}, expected a size such as 24GiB or 1073741824")
+        raise ConfigError(
+            f"{where}: found {shortened(text)!r}, expected a size such as 24GiB or 1073741824"
+        )
     return value
+
+
+def shortened(text: str) -> str:
+    """A text as a message shows it: of thousands of digits the first few."""
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def parse_memory(text: str, where: str) -> int:

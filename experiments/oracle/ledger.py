@@ -17,6 +17,7 @@ from pathlib import Path
 
 from ...traces.errors import ConfigError
 from ...traces.jit import source_hash
+from ..kept import read_back
 from .fuzz import Proof
 
 GENERATOR = ("programs.py", "lines.py", "script.py", "commands.py")
@@ -97,8 +98,8 @@ def read(path: Path) -> list[Entry]:
     text = path.read_text(encoding="utf-8", errors="replace")
     for number, line in enumerate(text.splitlines(), start=1):
         try:
-            out.append(Entry(**json.loads(line)))
-        except (ValueError, TypeError, RecursionError) as error:
+            out.append(read_back(Entry, json.loads(line)))
+        except (ValueError, RecursionError) as error:
             raise ConfigError(
                 f"{path.name}: line {number}: found {line[:60]!r}, expected an entry of the "
                 f"ledger ({error})"

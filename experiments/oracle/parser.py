@@ -67,7 +67,8 @@ def ask_parser(program: Path, lines: Sequence[str]) -> list[Values | None]:
     Raises:
         VerificationError: the program did not run, or died of something else than a refusal.
     """
-    texts = [line.encode() for line in lines]
+    # What is no UTF-8 stands in an environment byte by byte.
+    texts = [line.encode(errors="surrogateescape") for line in lines]
     payload = b"".join(struct.pack("<I", len(text)) + text for text in texts)
     try:
         done = subprocess.run([program], input=payload, capture_output=True, env={"LC_ALL": "C"},

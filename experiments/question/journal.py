@@ -14,6 +14,7 @@ from threading import Lock
 from typing import Any
 
 from ..code_hash import code_hash
+from ..kept import mark_of
 
 FORMAT = 1  # another one, when what is kept of a run changes
 
@@ -22,11 +23,6 @@ def key_of(*parts: object) -> str:
     """Return a name that is equal only if all parts and the code are."""
     words = json.dumps([FORMAT, code_hash(), *parts], default=str)
     return hashlib.sha256(words.encode()).hexdigest()[:24]
-
-
-def mark_of(key: object, value: object) -> str:
-    """Return what an entry is known by that was not changed since it was written."""
-    return hashlib.sha256(json.dumps([key, value]).encode()).hexdigest()[:12]
 
 
 class Journal:
@@ -51,10 +47,11 @@ class Journal:
             for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
                 try:
                     entry = json.loads(line)
-                    key, value, mark = entry["key"], entry["value"], entry["mark"]
+                    key, value = entry["key"], entry["value"]
+                    is_ours = entry["mark"] == mark_of(key, value) and isinstance(key, str)
                 except (ValueError, TypeError, KeyError, RecursionError):
                     continue  # whoever wrote it was killed: it is measured again
-                if mark == mark_of(key, value):
+                if is_ours:
                     self.kept[key] = value
             self.before = set(self.kept)
             self._torn = not path.read_bytes().endswith(b"\n")
@@ -62,6 +59,11 @@ class Journal:
     def get(self, key: str) -> Any:
         """What was kept under a key; None if nothing was."""
         return self.kept.get(key)
+
+    def forget(self, key: str) -> None:
+        """Let what was kept under a key count as not there: it is not what its reader expects."""
+        self.kept.pop(key, None)
+        self.before.discard(key)
 
     def put(self, key: str, value: Any) -> Any:
         """Keep a value at once and return it as it would be read again.

@@ -13,7 +13,7 @@ from ...traces.requests import FITTED
 from ...traces.serving import MOST_EVENTS, WORKLOADS
 from ...traces.synthetic import PATTERNS
 from ..row_columns import COLUMNS
-from .section import Section, Wrong, count, memory, read_toml, words
+from .section import Section, Wrong, count, is_huge, memory, read_toml, words
 
 UNLIMITED = "unlimited"
 TUNE = ("each", "all", "others")
@@ -234,13 +234,16 @@ def _policy(section: Section) -> PolicyAsked:
 
 def _declared(name: object) -> list[str] | None:
     """Parameters of a policy of the catalogue; None = only its own file says, if there is one."""
-    if str(name) in NATIVE:
+    if not isinstance(name, str):
+        return None
+    if name in NATIVE:
         return []
-    policy = POLICIES.get(PRESETS.get(str(name), (str(name), ""))[0])
+    policy = POLICIES.get(PRESETS.get(name, (name, ""))[0])
     return None if policy is None else [p.name for p in policy.params]
 
 
 def _param(value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, int | str) or "," in str(value):
+    is_one = isinstance(value, int | str) and not isinstance(value, bool) and not is_huge(value)
+    if not is_one or "," in str(value):
         raise Wrong('a whole number or a size such as "2MiB"')
     return str(value).strip()

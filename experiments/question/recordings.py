@@ -72,7 +72,12 @@ def sources(asked: Sequence[TraceAsked], folder: Path) -> list[Source]:
 def _longer(source: Source, folder: Path) -> str:
     """A name for a recording of which the short one is taken."""
     is_file = source.path.is_file()
-    return os.path.relpath(source.path, folder) if is_file else str(source.path)
+    return _visible(os.path.relpath(source.path, folder) if is_file else str(source.path))
+
+
+def _visible(name: str) -> str:
+    """A file's name as text: bytes that are no UTF-8 are written as in Python."""
+    return name.encode(errors="backslashreplace").decode()
 
 
 def _files(asked: TraceAsked, folder: Path) -> list[Source]:
@@ -82,6 +87,9 @@ def _files(asked: TraceAsked, folder: Path) -> list[Source]:
         paths = sorted(p for p in map(Path, glob.glob(pattern, recursive=True)) if p.is_file())
         if not paths:
             raise ConfigError(f"{asked.where}: file: nothing in {folder} matches {asked.file!r}")
+    if not paths[0].is_file() and paths[0].exists():
+        what = "a folder" if paths[0].is_dir() else "something else"
+        raise ConfigError(f"{asked.where}: file: {paths[0]}: found {what}, expected a file")
     if not paths[0].is_file():
         beside = paths[0].parent
         near = did_you_mean(paths[0].name, [p.name for p in beside.glob("*")])
@@ -100,7 +108,9 @@ def _files(asked: TraceAsked, folder: Path) -> list[Source]:
         def load(path: Path = path) -> list[Subject]:
             return load_subjects(path, asked.device)
 
-        out.append(Source(path.stem, path, digest, asked.device, asked.program or digest, load))
+        out.append(
+            Source(_visible(path.stem), path, digest, asked.device, asked.program or digest, load)
+        )
     return out
 
 

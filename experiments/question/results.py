@@ -33,7 +33,7 @@ def write_results(
     }
     for name, text in texts.items():
         with replacing(folder / name) as out:
-            out.write(text.encode())
+            out.write(text.encode(errors="backslashreplace"))  # a name need not be UTF-8
     return [folder / name for name in texts]
 
 

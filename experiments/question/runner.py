@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 from ...policies.contender import BASELINE, Contender
 from ...sim.costs import Cost, read_costs
@@ -24,10 +24,13 @@ from ..smallest import Smallest, with_smallest
 from ..subject import Subject
 from ..tune_policy import tune_policy
 from ..tuning import find_line
+from .entries import row_kept, smallest_kept, told_kept, values_kept
 from .journal import Journal, key_of
 from .line_up import Entrant, check, identity, playing
 from .question import Question
 from .recordings import Source
+
+Read = TypeVar("Read")
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,7 @@ class Runner:
         out = []
         for number, source in enumerate(self.sources, start=1):
             loaded = self._of(source)
-            told = self._kept_or(key_of("trace", source.content, self.question.torch), loaded.tell)
+            told = self._told(loaded)
             rules = release(told["torch"])
             for entrant in self.entrants:
                 _check(entrant, rules, source)
@@ -160,7 +163,7 @@ class Runner:
                     f"{source.name} is a long trace, never in memory as a whole"
                 )
         texts = {e.label: self._text(e, loaded, index, gpu, rules) for e in self.entrants}
-        bound = _row(place["bound"])
+        bound = row_kept(place["bound"])
         jobs: dict[str, Callable[[], Any]] = {}
         rows: dict[str, str] = {}
         least: dict[str, str] = {}
@@ -179,21 +182,26 @@ class Runner:
                     Device(None, gpu.other_bytes),
                 )
         self._rows += rows.values()
+        for keys, read in ((rows, row_kept), (least, smallest_kept)):
+            for key in keys.values():
+                self._drop_unread(key, read)
         self._measure(jobs, what, lambda: loaded.packed(index))
         head = [bound]
         if self.question.packing_seconds and not told["is_long"]:
             seconds = self.question.packing_seconds
             key = key_of("packing", source.content, index, seconds)
             head.append(
-                _row(self._kept_or(key, lambda: packing_row(loaded.packed(index), seconds, bound)))
+                self._kept_or(
+                    key, row_kept, lambda: packing_row(loaded.packed(index), seconds, bound)
+                )
             )
         body = []
         for e in self.entrants:
-            row = replace(_row(self.journal.get(rows[e.label])), policy=e.label)
+            row = replace(row_kept(self.journal.get(rows[e.label])), policy=e.label)
             role = "told" if row.role == "told" else "policy"
             row = replace(row, role="baseline" if e.is_baseline else role)
             if e.label in least:
-                row = with_smallest(row, _smallest(self.journal.get(least[e.label])))
+                row = with_smallest(row, smallest_kept(self.journal.get(least[e.label])))
             body.append(row)
         return Measured(
             source.name, source.program, source.content, index, place["events"], rules.name,
@@ -218,11 +226,24 @@ class Runner:
 
             share_out(work, todo, waits=False)
 
-    def _kept_or(self, key: str, measure: Callable[[], Any]) -> Any:
+    def _told(self, loaded: Loaded) -> dict[str, Any]:
+        key = key_of("trace", loaded.source.content, self.question.torch)
+        return self._kept_or(key, told_kept, loaded.tell)
+
+    def _kept_or(self, key: str, read: Callable[[Any], Read], measure: Callable[[], Any]) -> Read:
         self._used.add(key)
+        self._drop_unread(key, read)
         if self.journal.get(key) is None:
             self._keep(key, measure())
-        return self.journal.get(key)
+        return read(self.journal.get(key))
+
+    def _drop_unread(self, key: str, read: Callable[[Any], Any]) -> None:
+        """An entry of another shape, whoever wrote it, counts as not there."""
+        if self.journal.get(key) is not None:
+            try:
+                read(self.journal.get(key))
+            except ValueError:
+                self.journal.forget(key)
 
     def _keep(self, key: str, value: Any) -> None:
         plain = asdict(value) if isinstance(value, Row | Smallest) else value
@@ -248,9 +269,7 @@ class Runner:
             among = [
                 (s.content, place["index"])
                 for s in self.sources
-                for place in self._kept_or(
-                    key_of("trace", s.content, self.question.torch), self._of(s).tell
-                )["devices"]
+                for place in self._told(self._of(s))["devices"]
             ]
         if asked.tune == "others":
             among = [a for a in among if by_content[a[0]].program != loaded.source.program]
@@ -264,7 +283,7 @@ class Runner:
             # Only the values are kept: where the policy's own file lies is for each run to say.
             return _search(entrant, subjects, gpu, rules).removeprefix(entrant.text).lstrip(":")
 
-        values = self._kept_or(key, search)["value"]
+        values = self._kept_or(key, values_kept, search)
         return f"{entrant.text}:{values}" if values else entrant.text
 
     def _of(self, source: Source) -> Loaded:
@@ -352,14 +371,6 @@ def _check(entrant: Entrant, rules: Release, source: Source) -> None:
         check(entrant, rules)
     except (ConfigError, PolicyError) as error:
         raise ConfigError(f"{error} (by the rules that {source.name} follows)") from error
-
-
-def _row(kept: dict[str, Any]) -> Row:
-    return Row(**{**kept, "ignores": tuple(kept["ignores"])})
-
-
-def _smallest(kept: dict[str, Any]) -> Smallest | None:
-    return None if "value" in kept else Smallest(**kept)
 
 
 def words_of(gpu: Device) -> str:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ...traces.errors import ConfigError, did_you_mean
-from ...traces.units import parse_bytes, with_its_unit
+from ...traces.units import parse_bytes, shortened, with_its_unit
 
 Value = TypeVar("Value")
+MOST = 1 << 62  # largest whole number that any key takes
 _KINDS: dict[type, str] = {
     bool: "true or false", int: "a whole number", float: "a number", str: "a text",
     list: "a list", dict: "a table",
@@ -25,6 +26,8 @@ def read_toml(path: Path) -> Section:
     """
     try:
         return Section(path.name, tomllib.loads(path.read_text(encoding="utf-8")))
+    except IsADirectoryError:
+        raise ConfigError(f"{path}: found a folder, expected an experiment file in TOML") from None
     except OSError as error:
         near = did_you_mean(path.name, [p.name for p in path.parent.glob("*.toml")])
         raise ConfigError(f"{path}: {error.strerror}{near}") from None
@@ -32,6 +35,10 @@ def read_toml(path: Path) -> Section:
         raise ConfigError(f"{path}: not text in UTF-8") from None
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"{path.name}: not TOML: {error}") from None
+    except ValueError:  # Python reads no more digits than that
+        raise ConfigError(
+            f"{path.name}: found a number of thousands of digits, expected none above {MOST:,}"
+        ) from None
 
 
 class Section:
@@ -59,7 +66,7 @@ class Section:
         """A text that is not empty; a key without a default must be there."""
         return self._get(name, default, _text)
 
-    def whole(self, name: str, default: int, least: int = 0, most: int = 1 << 62) -> int:
+    def whole(self, name: str, default: int, least: int = 0, most: int = MOST) -> int:
         """A whole number within a range, ends included."""
         return self._get(name, default, lambda v: _whole(v, least, most))
 
@@ -150,7 +157,7 @@ class Wrong(Exception):
 
 def memory(value: Any) -> int:
     """Bytes of a GPU's memory: a whole number, or a text such as "24GiB"."""
-    if isinstance(value, bool) or not isinstance(value, int | str):
+    if isinstance(value, bool) or not isinstance(value, int | str) or is_huge(value):
         raise Wrong('a size such as "24GiB" or 1073741824')
     try:
         found = parse_bytes(str(value))
@@ -162,6 +169,11 @@ def memory(value: Any) -> int:
     return found
 
 
+def is_huge(value: object) -> bool:
+    """A whole number beyond all that mean something; Python may refuse to write its digits."""
+    return isinstance(value, int) and abs(value) > MOST
+
+
 def words(value: Any) -> str:
     """A text that may be empty."""
     return value if isinstance(value, str) else _wrong(str)
@@ -169,7 +181,7 @@ def words(value: Any) -> str:
 
 def count(value: Any) -> int:
     """A whole number that is not negative."""
-    return _whole(value, 0, 1 << 62)
+    return _whole(value, 0, MOST)
 
 
 def _wrong(kind: type) -> Any:
@@ -179,6 +191,8 @@ def _wrong(kind: type) -> Any:
 def _text(value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
         raise Wrong("a text that is not empty")
+    if "\0" in value:  # most texts name files
+        raise Wrong("a text without the character NUL")
     return " ".join(value.split())
 
 
@@ -225,5 +239,8 @@ def _tables(value: Any) -> list[dict[str, Any]]:
 
 
 def _shown(value: object) -> str:
-    text = repr(value) if not isinstance(value, bool) else str(value).lower()
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    try:
+        text = repr(value) if not isinstance(value, bool) else str(value).lower()
+    except ValueError:
+        return "a number of thousands of digits"
+    return shortened(text)

@@ -78,7 +78,7 @@ def verify(
     from ..subject import refuse_long
     from .check_trace import NoDevice, check_trace
     from .explain import TEXT
-    from .lines import write_plan
+    from .lines import check_line, write_plan
     from .machine import find_machine
     from .pieces import Clock
     from .sheet import write_sheet
@@ -91,6 +91,8 @@ def verify(
         return
     if trace is None:
         raise ConfigError("the recording is missing: tightfit verify TRACE")
+    for line in conf or ():
+        check_line(line, "--conf")
     check_there(trace)
     refuse_long(trace, "verify")
     # A plan needs no machine; whoever asked for one hears what is wrong with it before the search.
@@ -163,9 +165,12 @@ def _verify_program(
     from .workload import run_workload
     from .workload_sheet import describe, write_workload
 
-    command = shlex.split(program)
+    try:
+        command, found = shlex.split(program), "nothing"
+    except ValueError as error:  # a quote that is not closed, a backslash with nothing behind it
+        command, found = [], f"{program!r} ({error})"
     if not command:
-        raise ConfigError("--program: found nothing, expected a command such as 'python train.py'")
+        raise ConfigError(f"--program: found {found}, expected a command such as 'python train.py'")
     make_folder(out)
     result = run_workload(command, machine, out / "pieces", Clock(budget), tell=warn)
     written = write_workload(result, command, "program", out)

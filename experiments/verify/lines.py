@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ...traces.errors import ConfigError
 from ...traces.whole_file import replacing
+from ..kept import read_back
 
 EXPANDABLE = "expandable_segments:True"
 
@@ -21,6 +22,24 @@ class Line:
 
     role: str
     conf: str
+
+
+def check_line(conf: str, where: str) -> None:
+    """See that a line can be put into a process's environment, as text.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    try:
+        conf.encode()
+    except UnicodeEncodeError:
+        is_text = False
+    else:
+        is_text = "\0" not in conf
+    if not is_text:
+        raise ConfigError(
+            f"{where}: found {conf[:60]!r}, expected a settings line in UTF-8, e.g. {EXPANDABLE}"
+        )
 
 
 def sha256_of(path: Path) -> str:
@@ -69,10 +88,14 @@ def read_plan(path: Path, trace: Path) -> list[Line]:
     """
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-        lines = [Line(row["role"], row["conf"]) for row in document["lines"]]
+        lines = [read_back(Line, row) for row in document["lines"]]
         planned = document["trace_sha256"]
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise ConfigError(f"{path}: not a plan of tightfit verify --plan") from None
+        lines, planned = [], ""
+    if not lines:
+        raise ConfigError(f"{path}: not a plan of tightfit verify --plan; make it anew")
+    for line in lines:
+        check_line(line.conf, f"{path}: conf")
     if planned != sha256_of(trace):
         raise ConfigError(f"{path}: was made for another trace than {trace.name}; make it anew")
     return lines

@@ -6,9 +6,29 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from ..kept import has
+
+# What every answer holds, and which more a piece of each kind holds that is read without asking.
+ALL: dict[str, Any] = {"gpu": str, "torch": str, "cuda": str, "total": int}
+DEVICE: dict[str, Any] = {**ALL, "driver": str, "free": int}
+PLAYED: dict[str, Any] = {
+    **DEVICE, "stats": dict[str, int], "oom": dict | None, "streams": list[int],
+    "pools": list[list[int]], "free_at_witness": int | None, "reserved_at_witness": int | None,
+    "free_at_end": int,
+}  # fmt: skip
+WHOLE: dict[str, Any] = {
+    **ALL, "stats": dict[str, int], "begun": int, "ended": int, "steps": list[int],
+}  # fmt: skip
+KINDS: dict[str, dict[str, Any]] = {
+    "probe": DEVICE, "accept": DEVICE, "place": PLAYED, "count": PLAYED, "limit": PLAYED,
+    "record": WHOLE, "run": WHOLE, "costs": {**DEVICE, "costs": dict},
+    "habits": {**DEVICE, "habits": dict}, "libraries": {**DEVICE, "libraries": list},
+}  # fmt: skip
+PEAK = "reserved_bytes.all.peak"  # the counter that nothing goes without
 
 GUESS = 10.0  # seconds of a piece of which nothing is known
 
@@ -33,11 +53,30 @@ class Pieces:
         return self.folder / f"{digest}.{piece}{suffix}"
 
     def get(self, line: str, piece: str) -> dict[str, Any] | None:
-        """Return a finished piece; one that cannot be read counts as not done."""
+        """Return a finished piece; one that is damaged goes, and counts as not done."""
         try:
-            return json.loads(self.path(line, piece).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            answer = json.loads(self.path(line, piece).read_text(encoding="utf-8"))
+        except OSError:
             return None
+        except (ValueError, RecursionError):
+            answer = None
+        if is_answer(answer, piece):
+            return answer
+        # What the same process recorded goes as well: the next one's addresses will be others.
+        for suffix in (".json", ".npz"):
+            with suppress(OSError):
+                self.path(line, piece, suffix).unlink()
+        return None
+
+
+def is_answer(value: object, piece: str) -> bool:
+    """Return whether a value is an answer to a piece: an error, or all that its readers expect."""
+    if not isinstance(value, dict):
+        return False
+    if "error" in value:
+        return isinstance(value["error"], str)
+    expected = KINDS.get(piece.rstrip("0123456789"), ALL)
+    return has(value, expected) and ("stats" not in expected or PEAK in value["stats"])
 
 
 class Clock:

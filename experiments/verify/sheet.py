@@ -127,6 +127,6 @@ def write_sheet(sheet: Sheet, folder: Path, stem: str) -> list[Path]:
     ):
         path = folder / (stem + suffix)
         with replacing(path) as out:
-            out.write(text.encode())
+            out.write(text.encode(errors="backslashreplace"))  # a name need not be UTF-8
         written.append(path)
     return written

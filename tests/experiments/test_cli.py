@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import errno
+import io
 import json
 import os
 import subprocess
@@ -234,6 +236,11 @@ def test_ctrl_c_while_the_program_is_being_loaded_is_no_traceback() -> None:
     assert (done.returncode, done.stderr) == (cli.INTERRUPTED, "\ntightfit: interrupted\n")
 
 
+class _Mute(Exception):
+    def __str__(self) -> str:
+        raise ZeroDivisionError
+
+
 def _failing(error: BaseException) -> Any:
     def fail(*_: object) -> None:
         raise error
@@ -249,6 +256,9 @@ def _failing(error: BaseException) -> Any:
         (MemoryError(), 2, "not enough main memory"),
         (KeyboardInterrupt(), 130, "interrupted"),
         (ZeroDivisionError("division by zero"), 70, "TIGHTFIT_DEBUG=1"),
+        (_Mute(), 70, "_Mute: it has no message"),
+        (SystemExit(0), 2, "it ended the command: SystemExit: 0"),
+        (GeneratorExit(), 2, "it ended the command: GeneratorExit"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
 )
@@ -266,6 +276,19 @@ def test_every_failure_has_a_code_and_a_line(
     printed = capsys.readouterr()
     assert said in printed.err and printed.out == ""
     assert "Traceback" not in printed.err
+
+
+def test_where_standard_error_takes_nothing_the_code_is_the_same(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    for stream in (Full(), None):
+        monkeypatch.setattr(sys, "stderr", stream)
+        assert cli.main(["info", str(tmp_path / "nope.npz")]) == cli.BAD_INPUT
+        assert sys.stderr not in (stream, None)  # Python's own flush at exit would fail again
 
 
 def test_the_traceback_of_a_bug_is_there_for_the_asking(

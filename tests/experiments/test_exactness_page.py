@@ -38,6 +38,18 @@ def test_what_is_no_ledger_is_refused(line: bytes, tmp_path: Path) -> None:
         ledger.read(path)
 
 
+def test_an_entry_of_another_type_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    ledger.append(path, proof("2.15.0", 5, 10, 300))
+    text = path.read_text()
+    for old, new in (('"seed": 5', '"seed": "5"'), ('"torch": "2.15.0"', '"torch": 2.15'),
+                     ('"excluded": {', '"excluded": {"x": [], ')):  # fmt: skip
+        assert old in text
+        path.write_text(text + text.replace(old, new))
+        with pytest.raises(ConfigError, match=f"line 2: .* of the ledger .{old[1:5]}.*: found "):
+            ledger.read(path)
+
+
 def test_a_ledger_goes_on_where_it_ends(tmp_path: Path) -> None:
     path = tmp_path / "fuzz.jsonl"
     assert ledger.read(path) == []

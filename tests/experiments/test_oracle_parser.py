@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+import struct
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -119,6 +121,20 @@ def test_prove_says_which_lines_differ(monkeypatch: pytest.MonkeyPatch, capsys: 
     printed = capsys.readouterr().out
     assert "DIFFERENT: 7 of 7 lines" in printed
     assert "torch 2.15.0: 'max_split_size_mb:1': PyTorch accepts it" in printed
+
+
+def test_bytes_that_are_no_text_reach_the_parser_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[bytes] = []
+
+    def answer(words: Any, input: bytes, **more: Any) -> SimpleNamespace:
+        given.append(input)
+        return SimpleNamespace(stdout=struct.pack("<II", 1, 0), returncode=0)
+
+    monkeypatch.setattr("subprocess.run", answer)
+    assert ask_parser(tmp_path, ["a\udcff"]) == [None]
+    assert given == [struct.pack("<I", 2) + b"a\xff"]
 
 
 def test_a_program_that_ends_early_is_an_error(tmp_path: Path) -> None:

@@ -119,6 +119,7 @@ def test_a_synthetic_recording_is_made_once_for_each_seed(tmp_path: Path) -> Non
     assert first.n_ops == second.n_ops and first.req_size.tolist() != second.req_size.tolist()
 
 
+HUGE = "0x" + "f" * 5000
 FAULTS = [
     ("question = 3", "asked.toml: question: found 3, expected a text that is not empty"),
     (TRACE + POLICY, "asked.toml: question is missing"),
@@ -175,6 +176,18 @@ FAULTS = [
     (HEAD + '[[trace]]\nworkload = "kv"\n' + POLICY, "found 'kv', expected one of kv_cat"),
     (HEAD + '[[trace]]\nworkload = "serve"\nlengths = "x"\n' + POLICY, "unknown key 'lengths'"),
     (HEAD + '[[trace]]\nworkload = "serve"\nseeds = -1\n' + POLICY, "found -1, expected 0 or more"),
+    ("seed = " + "9" * 5000, "found a number of thousands of digits, expected none above"),
+    (HEAD + f"seed = {HUGE}\n" + TRACE + POLICY, "seed: found a number of thousands of digits"),
+    (HEAD + f"packing_seconds = {HUGE}\n" + TRACE + POLICY, "expected a number of 0 or more"),
+    (HEAD + f"[device]\ncapacity = {HUGE}\n" + TRACE + POLICY, 'expected a size such as "24GiB"'),
+    (HEAD + f'[[trace]]\nworkload = "serve"\nseeds = {HUGE}\n' + POLICY, "expected at most"),
+    (HEAD + TRACE + f"[[policy]]\nname = {HUGE}\n", "name: found a number of thousands of"),
+    (HEAD + TRACE + f"[[policy]]\nname = [{HUGE}]\n", "name: found a number of thousands of"),
+    (HEAD + TRACE + POLICY + f"quantum = {HUGE}\n", "expected a whole number or a size"),
+    (HEAD + TRACE + '[[policy]]\nname = "a\\u0000.py"\n', "expected a text without the character"),
+    (HEAD + '[[trace]]\nfile = "a\\u0000/*"\n' + POLICY, "expected a text without the character"),
+    (HEAD + f'[[trace]]\nfile = "{DATA}"\n' + POLICY, "data: found a folder, expected a file"),
+    (HEAD + '[[trace]]\nfile = "/dev/null"\n' + POLICY, "/dev/null: found something else, expec"),
 ]
 
 
@@ -194,6 +207,11 @@ def test_a_file_that_is_not_there_or_not_text(
     (tmp_path / "asked.toml").write_bytes(b"\xff\xfe")
     assert main(["run", str(tmp_path / "asked.toml")]) == 2
     assert "not text in UTF-8" in capsys.readouterr().err
+    (tmp_path / "folder.toml").mkdir()
+    assert main(["run", str(tmp_path / "folder.toml")]) == 2
+    said = capsys.readouterr().err
+    assert "folder.toml: found a folder, expected an experiment file" in said
+    assert "did you mean" not in said
 
 
 def test_check_says_what_would_be_run_and_runs_nothing(

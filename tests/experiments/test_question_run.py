@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,21 @@ import pytest
 from tightfit.experiments.cli import main
 from tightfit.experiments.question import journal as keeping
 from tightfit.experiments.question import runner as running
-from tightfit.experiments.row import packing_row
+from tightfit.experiments.question.entries import (
+    row_kept,
+    smallest_kept,
+    told_kept,
+    values_kept,
+)
+from tightfit.experiments.row import Row, packing_row
 from tightfit.traces.units import MiB
 
 DATA = Path(__file__).resolve().parents[2] / "traces" / "data"
 STREAMS, MLP = DATA / "streams.default.npz", DATA / "mlp_train.npz"
 OWN = Path(__file__).resolve().parents[2] / "docs" / "examples" / "two_regions.py"
+MORE = f"""[[trace]]
+file = "{MLP}"
+"""
 TEXT = f"""
 question = "Which?"
 torch = "2.15"
@@ -124,6 +135,67 @@ def test_an_entry_that_was_changed_is_measured_again(
     journal.write_text("\n".join([*lines, "[]", "7", '"x"', "{}"]), encoding="utf-8")
     again = run(file, capsys)
     assert again["measured"] == 2 and again["traces"] == first["traces"]
+
+
+def test_an_entry_of_another_shape_counts_as_not_there(
+    file: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Its mark is right all the same."""
+    file.write_text(TEXT.replace(MORE, ""), encoding="utf-8")
+    first = run(file, capsys)
+    journal = file.with_suffix(".results") / "journal.jsonl"
+    entries = [json.loads(line) for line in journal.read_text(encoding="utf-8").splitlines()]
+    shapes = itertools.cycle([5, [], {}, "x", {"value": 5}])
+    with journal.open("w", encoding="utf-8") as out:
+        for key in [*(e["key"] for e in entries), ["a list"]]:
+            value = next(shapes)
+            entry = {"key": key, "value": value, "mark": keeping.mark_of(key, value)}
+            out.write(json.dumps(entry) + "\n")
+    again = run(file, capsys)
+    assert (again["measured"], again["kept"]) == (len(entries), 0)
+    assert again["traces"] == first["traces"]
+
+
+BOUND = asdict(Row("peak live bytes", "bound", "a source", 5, 0.0)) | {"ignores": []}
+PLACE = {"index": 0, "events": 5, "is_warm": False, "bound": BOUND}
+TOLD = {"torch": "2.15", "words": "", "is_long": False, "devices": [PLACE], "notes": ["a"]}
+
+
+@pytest.mark.parametrize(
+    ("read", "entry"),
+    [
+        *((told_kept, TOLD | change) for change in (
+            {"torch": "9.9"}, {"torch": 5}, {"devices": [5]}, {"devices": [PLACE | {"bound": {}}]},
+            {"devices": [PLACE | {"index": "0"}]}, {"notes": [5]}, {"is_long": 0})),
+        *((row_kept, BOUND | change) for change in ({"ooms": "1"}, {"ignores": 5}, {"role": None})),
+        (smallest_kept, {"value": 5}), (smallest_kept, {"bytes": 1}), (values_kept, {"value": 5}),
+        *((read, value) for value in (5, [], {}, "x", None)
+          for read in (told_kept, row_kept, smallest_kept, values_kept)),
+    ],
+)  # fmt: skip
+def test_an_entry_of_another_shape_is_known(read: Any, entry: Any) -> None:
+    with pytest.raises(ValueError):
+        read(entry)
+    assert told_kept(TOLD) == TOLD and row_kept(BOUND).role == "bound"
+    assert smallest_kept({"value": None}) is None and values_kept({"value": ""}) == ""
+
+
+def test_a_name_that_is_no_text_is_written_with_an_escape(
+    file: Path, capsys: pytest.CaptureFixture
+) -> None:
+    odd = file.parent / "a\udcff.npz"
+    try:
+        odd.write_bytes(STREAMS.read_bytes())
+    except OSError:
+        pytest.skip("file names are text here")
+    few = TEXT.replace(MORE, "").replace(str(STREAMS), "a*.npz")
+    file.write_text(few, encoding="utf-8")
+    assert run(file, capsys)["traces"][0]["trace"] == r"a\udcff"
+    folder = file.with_suffix(".results")
+    assert r"a\udcff" in (folder / "runs.csv").read_text(encoding="utf-8")
+    assert r"a\udcff" in (folder / "tables.md").read_text(encoding="utf-8")
+    latex = (folder / "tables.tex").read_text(encoding="utf-8").splitlines()
+    assert not any(r"\udcff" in line for line in latex if not line.startswith("%"))
 
 
 def test_another_program_or_device_is_not_taken_for_the_one_before(

@@ -183,6 +183,7 @@ def test_policies_that_are_not_pytorchs_do_not_hear_them(tmp_path: Path, capsys:
     ("words", "said"),
     [
         (["--then", "x"], "--then: found 'x', expected an entry"),
+        (["--then", "9" * 5000 + ":x:1"], "9...', expected an entry"),
         (["--then", "expandable_segments:True"], "expected an entry of the recording, a colon"),
         (["--then", "-3:x"], "--then: found '-3:x'"),
         (["--then", "999999:"], "--then: found entry 999,999, expected one of 0 to"),

@@ -20,11 +20,14 @@ from tightfit.experiments.gpu.runs import CHECKS, HERE
 from tightfit.experiments.subject import load_subjects
 from tightfit.experiments.verify.check_trace import check_trace
 from tightfit.experiments.verify.cost_table import cost_table, line_through, write_table
-from tightfit.experiments.verify.lines import Line, plan_lines, read_plan
+from tightfit.experiments.verify.lines import Line, plan_lines, read_plan, write_plan
 from tightfit.experiments.verify.machine import Machine
+from tightfit.experiments.verify.pieces import Pieces
 from tightfit.experiments.verify.pool_counters import pool_counters
 from tightfit.experiments.verify.prediction import Prediction
 from tightfit.experiments.verify.replayable import replayable, write_steps
+from tightfit.experiments.verify.sheet import Sheet, write_sheet
+from tightfit.experiments.verify.verdict import LineResult
 from tightfit.sim.costs import read_costs
 from tightfit.sim.device import Device
 from tightfit.sim.export import snapshot_of
@@ -47,12 +50,75 @@ def test_ctrl_c_while_lines_are_chosen_ends_the_command(monkeypatch: pytest.Monk
         plan_lines(DATA / "mlp_train.npz", None)
 
 
-@pytest.mark.parametrize("content", ['{"lines": 5}', "[" * 100_000, "{"], ids=["5", "deep", "cut"])
+@pytest.mark.parametrize(
+    "content",
+    ['{"lines": 5}', "[" * 100_000, "{", '{"lines": [], "trace_sha256": ""}']
+    + [
+        f'{{"lines": [{{"role": "asked", "conf": {conf}}}], "trace_sha256": ""}}'
+        for conf in ("5", "null", "[]", "{}")
+    ],
+    ids=["5", "deep", "cut", "none", "conf 5", "conf null", "conf list", "conf object"],
+)
 def test_what_is_no_plan_is_refused(content: str, tmp_path: Path) -> None:
     path = tmp_path / "x.plan.json"
     path.write_text(content)
     with pytest.raises(ConfigError, match="not a plan of tightfit verify --plan"):
         read_plan(path, DATA / "mlp_train.npz")
+
+
+def test_a_line_that_no_environment_takes_is_said_with_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.npz").write_bytes((DATA / "mlp_train.npz").read_bytes())
+    for more in ([], ["--plan"]):
+        assert cli.main(["verify", "a.npz", "-o", "v", "--conf", "\udcff", *more]) == 2
+        said = capsys.readouterr().err
+        assert r"--conf: found '\udcff', expected a settings line in UTF-8" in said
+    assert not Path("v").exists()
+    for conf in ("\udcff", "\ud800", "a\0b"):
+        write_plan(Path("x.plan.json"), Path("a.npz"), [Line("asked", conf)])
+        with pytest.raises(ConfigError, match="x.plan.json: conf: found '.*', expected a settings"):
+            read_plan(Path("x.plan.json"), Path("a.npz"))
+
+
+def test_a_command_with_an_open_quote_is_refused(tmp_path: Path, capsys: Any) -> None:
+    assert cli.main(["verify", "--program", "'x", "-o", str(tmp_path / "v")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith('tightfit: --program: found "\'x" (No closing quotation), expected')
+    assert not (tmp_path / "v").exists()
+
+
+def test_a_name_that_is_no_text_is_written_with_an_escape(tmp_path: Path) -> None:
+    facts = {**FACTS, "driver": ""}
+    sheet = Sheet("a\udcff.npz", "ab" * 32, [], 1, "today", "", facts, 3, [LineResult("asked", "")])
+    for path in write_sheet(sheet, tmp_path, "a"):
+        assert r"a\udcff.npz" in path.read_text(encoding="utf-8")
+
+
+ANSWER = {**FACTS, "stats": {"reserved_bytes.all.peak": 1}, "oom": None, "streams": [0],
+          "pools": [[0, 0]], "free_at_witness": None, "reserved_at_witness": 5,
+          "free_at_end": 6}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    ["", "5", "[]", "{}", '"x"', '{"torch": "2.15.0"}', "[" * 100_000, '{"error": 5}']
+    + [json.dumps(ANSWER | change) for change in (
+        {"stats": {}}, {"stats": {"reserved_bytes.all.peak": "1"}}, {"oom": 5}, {"streams": "x"},
+        {"pools": [0]}, {"free": None}, {"gpu": 7})],
+    ids=range(15),
+)  # fmt: skip
+def test_a_damaged_piece_counts_as_not_done(damaged: str, tmp_path: Path) -> None:
+    pieces = Pieces(tmp_path, "stamp")
+    path, recorded = pieces.path("", "limit7"), pieces.path("", "limit7", ".npz")
+    path.write_text(damaged)
+    recorded.write_bytes(b"")
+    assert pieces.get("", "limit7") is None
+    assert not path.exists() and not recorded.exists()
+    for whole in (ANSWER, {"error": "it died"}):
+        path.write_text(json.dumps(whole))
+        assert pieces.get("", "limit7") == whole
 
 
 def test_waiting_frees_and_graphs_become_what_can_be_replayed(tmp_path: Path) -> None:

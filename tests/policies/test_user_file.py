@@ -48,6 +48,15 @@ Bump = Mechanism("bump", "cudaMalloc and nothing else", allocate, free)
 '''
 
 
+MUTE = """class Mute(Exception):
+    def __str__(self):
+        return 1 / 0
+
+
+raise Mute
+"""
+
+
 def write(folder: Path, text: str, name: str = "bump.py") -> str:
     (folder / name).write_text(text)
     return str(folder / name)
@@ -124,6 +133,10 @@ def test_a_module_beside_it_counts_as_its_own_text(tmp_path: Path, monkeypatch) 
         ("x = 1\n", "defines no policy; expected a name with a Mechanism"),
         (BUMP + "Other = Bump\n", "defines Bump, Other; say which"),
         (BUMP.replace('Mechanism("bump", ', "Mechanism("), "line 25: TypeError"),
+        ("import sys\nsys.exit(0)\n", "line 2: SystemExit: 0"),
+        ("raise SystemExit('x')\n", "line 1: SystemExit: x"),
+        ("raise GeneratorExit\n", "line 1: GeneratorExit: no message"),
+        (MUTE, "mine.py: raised Mute, which has no message"),
     ],
 )
 def test_a_file_that_fails_is_named_with_the_line(tmp_path: Path, text: str, said: str) -> None:
@@ -171,6 +184,22 @@ def test_near_names_are_offered(tmp_path: Path) -> None:
         load_user_policy(str(tmp_path / "bum.py"))
     with pytest.raises(PolicyError, match="unknown parameter 'a'"):
         contender(file + ":a=3", RULES)
+
+
+def test_what_is_no_file_is_not_its_own_nearest_name(tmp_path: Path) -> None:
+    (tmp_path / "dir.py").mkdir()
+    for name, said in (
+        ("dir.py", "found a folder, expected a file"),
+        ("a\0.py", "the name of a f"),
+    ):
+        with pytest.raises(PolicyError, match=said) as error:
+            load_user_policy(str(tmp_path / name))
+        assert "did you mean" not in str(error.value)
+
+
+def test_ctrl_c_in_a_file_stays_an_interruption(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        load_user_policy(write(tmp_path, "raise KeyboardInterrupt\n"))
 
 
 HOOKED = '''"""Even: blocks are multiples of a power of two."""

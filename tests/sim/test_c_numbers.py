@@ -3,6 +3,7 @@
 import ctypes
 import ctypes.util
 import math
+from decimal import Decimal
 
 import pytest
 from hypothesis import given, settings
@@ -52,7 +53,19 @@ def same(a, b):
     return a == b or (a is not None and b is not None and math.isnan(a) and math.isnan(b))
 
 
-@pytest.mark.parametrize("text", CASES)
+# Thousands of digits, of which the last decides whether a number below the normals is exact.
+LEAST_BUT_ONE = format(Decimal(2.0**-1022 - 2.0**-1074), "f")
+CASES += [
+    "0." + "9" * 100_000, "9" * 5000, "9" * 5000 + "e-5000", "0." + "0" * 400 + "9" * 5000,
+    "0" * 5000 + ".5", "1e-" + "0" * 5000 + "310", "1" + "0" * 5000 + "e-5310", LEAST_BUT_ONE,
+    LEAST_BUT_ONE + "0" * 5000, LEAST_BUT_ONE + "0" * 5000 + "1", "-" + LEAST_BUT_ONE + "1",
+    LEAST_BUT_ONE[2:].lstrip("0") + f"e-{len(LEAST_BUT_ONE) - 2}", "1e" + "9" * 5000,
+    "1e-" + "9" * 5000, "0x1p-" + "0" * 5000 + "1074", "0x1.8p-" + "0" * 5000 + "1074",
+    "0x" + "f" * 6000 + "p-24000", "0x1p-" + "9" * 5000,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", CASES, ids=range(len(CASES)))
 def test_integers_and_doubles_are_read_as_glibc_reads_them(libc, text):
     assert to_u64(text) == called(libc.strtoull, text, 10)
     assert same(to_double(text), called(libc.strtod, text))

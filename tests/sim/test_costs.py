@@ -135,6 +135,11 @@ def test_a_wrong_table_is_refused(tmp_path: Path, change: dict, said: str) -> No
         file.write_text(content)
         with pytest.raises(ConfigError, match="not JSON"):
             read_costs(file)
+    text = json.dumps(table)
+    for old, new in (('"wait":', '"cudaMalloc":'), ('"mib_us":', '"call_us":')):
+        file.write_text(text.replace(old, new))
+        with pytest.raises(ConfigError, match=f"costs.json: found '{new[1:-2]}' twice"):
+            read_costs(file)
     file.write_text(json.dumps({"wait": table["wait"]}))
     with pytest.raises(ConfigError, match="found no row for cudaMalloc"):
         read_costs(file)
