@@ -61,7 +61,10 @@ def place_of_error(error: BaseException, files: tuple[str, ...]) -> str | None:
     places = [f for f in traceback.extract_tb(error.__traceback__) if f.filename in files]
     if not places:
         return None
-    words = " ".join(str(error).split()) or "no message"
+    try:
+        words = " ".join(str(error).split()) or "no message"
+    except Exception:  # an error of the file's own that cannot be put into words
+        words = "no message"
     return (
         f"{_short(places[-1].filename)}, line {places[-1].lineno}: {type(error).__name__}: {words}"
     )

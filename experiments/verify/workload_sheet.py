@@ -98,6 +98,6 @@ def write_workload(
     ):
         path = folder / (name + suffix)
         with replacing(path) as out:
-            out.write(text.encode())
+            out.write(text.encode(errors="backslashreplace"))  # a name need not be UTF-8
         written.append(path)
     return written

@@ -136,7 +136,7 @@ def test_a_module_beside_it_counts_as_its_own_text(tmp_path: Path, monkeypatch) 
         ("import sys\nsys.exit(0)\n", "line 2: SystemExit: 0"),
         ("raise SystemExit('x')\n", "line 1: SystemExit: x"),
         ("raise GeneratorExit\n", "line 1: GeneratorExit: no message"),
-        (MUTE, "mine.py: raised Mute, which has no message"),
+        (MUTE, "line 6: Mute: no message"),
     ],
 )
 def test_a_file_that_fails_is_named_with_the_line(tmp_path: Path, text: str, said: str) -> None:
