@@ -8,7 +8,7 @@ a gap as zero or more calls of empty_cache, followed by what the next malloc did
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -102,14 +102,23 @@ def find_causes(
     room_of = dict(zip(extents.entries.tolist(), followed.room.tolist(), strict=True))
     telling = _stacks_tell(h, followed, is_empty_cache)
     causes = Causes()
-    for c in closing.tolist():
-        last = int(hard[c]) if c < len(hard) else n
-        first = int(hard[c - 1]) + 1 if c else 0
-        outs = asked[np.searchsorted(asked, first) : np.searchsorted(asked, last)].tolist()
-        done = completions[
-            np.searchsorted(completions, first) : np.searchsorted(completions, last)
-        ].tolist()
-        serves = last < n and bool(served[last])
+    # Of each gap: what closes it, where it begins, and its releases and completed frees.
+    last_of = np.append(hard, n)[closing]
+    first_of = np.append(0, hard + 1)[closing]
+    gaps = zip(
+        last_of.tolist(),
+        first_of.tolist(),
+        _between(asked, first_of, last_of),
+        _between(completions, first_of, last_of),
+        strict=True,
+    )
+    serves_at, oom_at = served.tolist(), (h.action == Action.OOM).tolist()
+    for last, first, outs, done in gaps:
+        serves = last < n and serves_at[last]
+        if not outs and not done:  # an error before which nothing was released or completed
+            if serves and oom_at[last] and pending_after[last] > 0:
+                causes.in_capture.append(last)
+            continue
         cut = first  # entries before `cut` belong to empty_cache, the others to the malloc
         if outs and not serves:
             cut = outs[-1] + 1
@@ -134,16 +143,23 @@ def find_causes(
         if called and not emptied:
             # It had nothing to release; under other settings it may have.
             causes.empty_caches.append(EmptyCache([], called[0], 0, [], True))
-            done = [i for i in done if i not in called]
+            done = sorted(set(done) - set(called))
         inside = [i for i in outs if i >= cut]
         pools = _private_pools(h, extents, row_of, inside)
         if pools:
             causes.releases[last] = pools
-        if serves and h.action[last] == Action.OOM and pending_after[last] > 0:
+        if serves and oom_at[last] and pending_after[last] > 0:
             causes.in_capture.append(last)
-        elif serves and (inside or h.action[last] == Action.OOM) and pending_after[last] == 0:
+        elif serves and (inside or oom_at[last]) and pending_after[last] == 0:
             causes.late.update((i, last) for i in done if i >= cut)
     return causes
+
+
+def _between(entries: np.ndarray, first: np.ndarray, last: np.ndarray) -> Iterator[list[int]]:
+    """Yield the entries within each [first, last)."""
+    low, high = np.searchsorted(entries, first).tolist(), np.searchsorted(entries, last).tolist()
+    values = entries.tolist()
+    return (values[lo:hi] for lo, hi in zip(low, high, strict=True))
 
 
 class _StackTest:
@@ -245,8 +261,10 @@ def _add_empty_caches(
             causes.empty_caches.append(EmptyCache(part, begins, 0, pools, syncs))
             begins = part[-1] + 1
             continue
-        for pool in pools:
-            mine = [i for i, p in zip(part, of, strict=True) if p == pool]
+        by_pool: dict[int, list[int]] = {}
+        for i, pool in zip(part, of, strict=True):
+            by_pool.setdefault(pool, []).append(i)
+        for pool, mine in by_pool.items():
             causes.empty_caches.append(EmptyCache(mine, begins, pool, [pool], syncs))
             begins = mine[-1] + 1
 

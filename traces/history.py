@@ -61,7 +61,10 @@ def lift(recording: Recording, device: int) -> Program:
 
     index = AddressIndex.of(h)
     start = find_start_blocks(h, index.addresses, index.first, index.second)
-    extents = roll_back(h, _evidence(h, index, rounding))
+    try:
+        extents = roll_back(h, _evidence(h, index, rounding))
+    except TraceError as error:
+        raise TraceError(f"{recording.name}: device {device}: {error}") from None
     notes.update(extents.defects)
     followed = follow(h, index, start, extents)
     notes["guessed_pool"] = assign_pools(h, extents, followed, start, rounding, pools)

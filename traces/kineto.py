@@ -39,6 +39,7 @@ from .units import MiB, format_bytes
 MEMORY, OUT_OF_MEMORY = "[memory]", "[OutOfMemory]"
 CUDA = 1  # c10::DeviceType
 BLOCK = 512  # every block begins at a multiple of this
+LONGEST_EVENT = MiB  # a thousand times a real one; what is parsed takes twenty times its text
 LAST_TIME = 1 << 53  # microseconds; in the year 2255
 SNAPSHOT_KEYS = (b'"segments"', b'"device_traces"')
 HEAD = 4096  # bytes in which a snapshot's first key stands
@@ -56,10 +57,13 @@ def read_kineto(chunks: Iterable[bytes], name: str) -> Recording:
         TraceError: the file is no JSON document, an event is not as described, or there is none.
     """
     rows, totals, reserved = Rows(), array("q"), array("q")
-    others = seen = 0
+    others = seen = long = 0
     chunks = iter(chunks)
     head = next(chunks, b"")
     for offset, text in objects_with(chain([head], chunks), (MEMORY, OUT_OF_MEMORY)):
+        if len(text) > LONGEST_EVENT:
+            long += 1
+            continue
         event = _parsed(text, offset)
         if event.get("name") not in (MEMORY, OUT_OF_MEMORY) or "args" not in event:
             continue
@@ -105,6 +109,12 @@ def read_kineto(chunks: Iterable[bytes], name: str) -> Recording:
     if others:
         text = f"memory events of the CPU and other devices: {others:,}; left out"
         findings.append(Finding("other_devices", others, text))
+    if long:
+        text = (
+            f"objects of more than {format_bytes(LONGEST_EVENT)} that name a memory event, and are "
+            f"too long to be one: {long:,}; left out"
+        )
+        findings.append(Finding("long_objects", long, text))
     for device in np.unique(columns["device"]).tolist():
         part = {key: column[columns["device"] == device] for key, column in columns.items()}
         findings += _totals(part, device)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import mmap
+import os
+import stat
 import zipfile
 import zlib
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -17,13 +20,15 @@ if TYPE_CHECKING:
     from .recording import Recording
 
 MAX_UNPACKED = 64 * GiB
-MAX_RATIO = 1100  # deflate cannot expand further than 1032 times
+# Real snapshots unpack to 5 to 60 times their packed size, deflate can make it 1032 times.
+MAX_RATIO, FREE_OF_RATIO = 200, 64 * MiB
 _STORE_MEMBER = "header.json"
 KNOWN = (  # what `foreign` reads
     "a PyTorch profiler trace (JSON, made with profile_memory=True), an RMM log, an STAlloc log, "
     "minimalloc's id,lower,upper,size, or a CSV of action,id,size"
 )
 _HEAD = 512  # bytes that say what a file is
+_BEGINNING = MiB  # of a snapshot; looked at before the rest is unpacked
 MAX_MEMBERS = 100_000  # of a gzip file; parallel packers write one per 64 KiB
 _PACKED, _UNPACKED = 64 * KiB, 4 * MiB  # read and unpacked at a time
 
@@ -63,7 +68,13 @@ def load(path: str | Path) -> Recording:
         check_there(path)
         with open(path, "rb") as file:
             head = file.read(_HEAD)
-            size = path.stat().st_size
+            status = os.fstat(file.fileno())
+            is_pipe, size = not stat.S_ISREG(status.st_mode), status.st_size
+            if head.startswith(MAGIC) and is_pipe:
+                raise TraceError(
+                    f"{name}: found a long trace in a pipe, expected it in a file: it is never in "
+                    "memory as a whole"
+                )
             if head.startswith(MAGIC):
                 raise TraceError(
                     f"{name}: found a long trace, which holds what a program asked for and nothing "
@@ -72,11 +83,16 @@ def load(path: str | Path) -> Recording:
             if not head:  # a pipe, of which nothing shows it beforehand
                 raise _empty(name)
             if head[:2] == b"\x1f\x8b":
-                return _read(_gunzip(file, size, name), name)
+                return _read(_gunzip(head, file, size, name), name)
             if head[:4] == b"PK\x03\x04" or head[:4] == b"PK\x05\x06":
+                if is_pipe:
+                    raise TraceError(
+                        f"{name}: found a zip archive in a pipe, expected it in a file: its "
+                        "directory stands at its end"
+                    )
                 return _open_zip(path, size)
-            if head[0] != 0x80:
-                return _read_foreign(head, iter(lambda: file.read(_UNPACKED), b""), name)
+            if is_pipe or head[0] != 0x80:
+                return _read(chain([head], iter(lambda: file.read(_UNPACKED), b"")), name)
             # Mapped, not read: the pages stay the operating system's to give away.
             # Nor closed here: an error on its way out still holds arrays that look into it.
             return _read_snapshot(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), name)
@@ -89,10 +105,13 @@ def _read(chunks: Iterator[bytes], name: str) -> Recording:
     head = b""
     for chunk in chunks:
         head += chunk
-        if len(head) >= _HEAD:
+        if len(head) >= (_BEGINNING if head[0] == 0x80 else _HEAD):
             break
     if head[0] != 0x80:
         return _read_foreign(head, chunks, name)
+    from .snapshot import check_beginning  # loads Numba
+
+    check_beginning(head, name)  # before the rest takes memory
     data = bytearray(head)
     try:
         for chunk in chunks:
@@ -126,14 +145,22 @@ def _folder(path: Path) -> str:
     return f"'{path.parent}'" if str(path.parent) != "." else "this folder"
 
 
-def _gunzip(file: IO[bytes], size: int, name: str) -> Iterator[bytes]:
-    """Yield the unpacked bytes of a gzip file, of all its members, in pieces."""
-    file.seek(0)
-    total = 0
+def _gunzip(head: bytes, file: IO[bytes], size: int, name: str) -> Iterator[bytes]:
+    """Yield the unpacked bytes of a gzip file, of all its members, in pieces.
+
+    Args:
+        head: its first bytes.
+        file: open behind them.
+        size: of the file; 0 = not known.
+        name: of the file.
+    """
+    total = taken = 0
     members = 1
     unpacker = zlib.decompressobj(wbits=31)
     try:
-        while raw := file.read(_PACKED):
+        for raw in chain([head], iter(lambda: file.read(_PACKED), b"")):
+            taken += len(raw)
+            size = max(size, taken)
             while raw:
                 if unpacker.eof:
                     if not raw.strip(b"\0"):
@@ -165,10 +192,15 @@ def _gunzip(file: IO[bytes], size: int, name: str) -> Iterator[bytes]:
 
 
 def _check_growth(unpacked: int, packed: int, name: str) -> None:
-    if unpacked > MAX_UNPACKED or unpacked > MAX_RATIO * packed + MiB:
+    if unpacked > MAX_UNPACKED:
         raise TraceError(
             f"{name}: {packed:,} packed bytes unpack to more than {format_bytes(unpacked)},"
-            f" expected at most {format_bytes(MAX_UNPACKED)} and {MAX_RATIO} times the file"
+            f" expected at most {format_bytes(MAX_UNPACKED)}"
+        )
+    if unpacked > FREE_OF_RATIO + MAX_RATIO * packed:
+        raise TraceError(
+            f"{name}: {packed:,} packed bytes unpack to more than {format_bytes(unpacked)},"
+            f" expected at most {MAX_RATIO} times as many; unpack it yourself if you trust it"
         )
 
 

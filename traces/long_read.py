@@ -36,6 +36,14 @@ from .units import GiB
 
 MAX_TABLES = 2 * GiB
 MAX_SIZE = 1 << 50  # bytes of one request; a thousand times the memory of any device
+_SHAPE = {  # what the keys of the header hold
+    **dict.fromkeys(("columns", "settings", "extra"), (dict, "an object")),
+    **dict.fromkeys(("pools", "findings"), (list, "a list")),
+    **dict.fromkeys(("has_entries", "complete", "starts_as_recorded"), (bool, "true or false")),
+    **dict.fromkeys(
+        ("events", "prefix", "piece", "device", "slots", "most_live"), (int, "a whole number")
+    ),
+}
 
 
 def open_long(path: Path, advance: Callable[[int], object] = lambda n: None) -> LongTrace:
@@ -97,9 +105,13 @@ def _decode(tables: bytes, at: int, mapped: mmap.mmap, name: str) -> LongTrace:
     """Return the trace that tables describe; a ValueError says what is wrong with them."""
     length = int.from_bytes(tables[:8], "little")
     header = json.loads(tables[8 : 8 + length])
+    if not isinstance(header, dict):
+        raise ValueError(f"found {_shown(header)}, expected an object")
+    _check_shape(header)
     counts = {str(k): _whole(v, "rows", 0, len(tables)) for k, v in header["columns"].items()}
     if set(counts) != set(TABLES):
-        raise ValueError(f"found the columns {sorted(counts)}, expected {sorted(TABLES)}")
+        odd = min(set(counts) ^ set(TABLES))[:40]
+        raise ValueError(f"found columns too many or too few: {odd!r}")
     place = 8 + length
     if place + sum(n * TABLES[k].itemsize for k, n in counts.items()) != len(tables):
         raise ValueError("their length is not that of their columns")
@@ -129,22 +141,19 @@ def _decode(tables: bytes, at: int, mapped: mmap.mmap, name: str) -> LongTrace:
         req_stream=columns["req_stream"],
         req_pool=columns["req_pool"],
         streams=columns["streams"],
-        pools=[(int(a), int(b)) for a, b in header["pools"]],
+        pools=[_pool(p) for p in header["pools"]],
         start=Layout(
             {k: columns[f"segments.{k}"] for k in LAYOUT_SEGMENT_COLUMNS},
             {k: columns[f"blocks.{k}"] for k in LAYOUT_BLOCK_COLUMNS},
         ),
         addr=np.zeros(0, np.uint64),
-        complete=bool(header["complete"]),
+        complete=header["complete"],
         findings=[_finding(f) for f in header["findings"]],
         n_events=n - prefix,
     )
     _check_requests(program)
     _check_start(program)
     n_slots = _whole(header["slots"], "slots", 1, min(n + 2, 1 << 31))
-    settings, extra = header["settings"], header["extra"]
-    if not isinstance(settings, dict) or not isinstance(extra, dict):
-        raise ValueError("settings and extra must be objects")
     trace = LongTrace(
         name=name,
         program=program,
@@ -153,11 +162,11 @@ def _decode(tables: bytes, at: int, mapped: mmap.mmap, name: str) -> LongTrace:
         piece=piece,
         entry=words[n:] if n_entries else None,
         hashes=[hashes[k : k + HASH_BYTES] for k in range(0, len(hashes), HASH_BYTES)],
-        starts_as_recorded=bool(header["starts_as_recorded"]),
+        starts_as_recorded=header["starts_as_recorded"],
         n_slots=n_slots,
         max_live=_whole(header["most_live"], "most_live", 0, n_slots),
-        settings=settings,
-        extra=extra,
+        settings=header["settings"],
+        extra=header["extra"],
         _map=mapped,
     )
     program.find_entry = trace.entry_of
@@ -165,16 +174,43 @@ def _decode(tables: bytes, at: int, mapped: mmap.mmap, name: str) -> LongTrace:
 
 
 def _whole(value: Any, what: str, low: int, high: int) -> int:
-    if not isinstance(value, int) or not low <= value <= high:
-        raise ValueError(f"found {str(value)[:40]} for {what}, expected {low:,} to {high:,}")
+    if type(value) is not int or not low <= value <= high:
+        raise ValueError(f"found {_shown(value)} for {what}, expected {low:,} to {high:,}")
     return value
 
 
+def _shown(value: Any) -> str:
+    """A value as JSON, cut short; a container only by its kind, however long it is."""
+    if isinstance(value, dict | list):
+        return "an object" if isinstance(value, dict) else "a list"
+    return json.dumps(value)[:40]
+
+
+def _check_shape(header: dict[str, Any]) -> None:
+    """Every key must be of its kind before it is used; the numbers are checked where they are."""
+    for key, (kind, word) in _SHAPE.items():
+        if key not in header:
+            raise ValueError(f"found no '{key}'")
+        if type(header[key]) is not kind:
+            raise ValueError(f"found {_shown(header[key])} for '{key}', expected {word}")
+
+
+def _pool(value: Any) -> tuple[int, int]:
+    if type(value) is not list or len(value) != 2:
+        raise ValueError(f"found {_shown(value)} for a pool, expected two whole numbers")
+    a, b = (_whole(number, "a pool", -(1 << 63), (1 << 64) - 1) for number in value)
+    return a, b
+
+
 def _finding(value: Any) -> Finding:
-    device = value["device"]
+    if not isinstance(value, dict):
+        raise ValueError(f"found {_shown(value)} for a finding, expected an object")
+    kind, text, device = value["kind"], value["text"], value["device"]
+    if type(kind) is not str or type(text) is not str:
+        raise ValueError("found a finding whose kind or text is no text")
     return Finding(
-        str(value["kind"]), int(value["count"]), str(value["text"]),
-        None if device is None else int(device),
+        kind, _whole(value["count"], "a finding's count", -(1 << 63), (1 << 63) - 1), text,
+        None if device is None else _whole(device, "a finding's device", -1, 1 << 15),
     )  # fmt: skip
 
 

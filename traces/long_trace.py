@@ -103,8 +103,10 @@ class LongTrace:
 
 
 def is_long(path: Path) -> bool:
-    """Whether a file begins as a long trace does."""
+    """Whether a file begins as a long trace does; of a pipe, that reading would take it away."""
     try:
+        if not path.is_file():
+            return False
         with open(path, "rb") as file:
             return file.read(len(MAGIC)) == MAGIC
     except OSError:

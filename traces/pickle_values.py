@@ -45,6 +45,19 @@ def parse(data: np.ndarray) -> Values:
     return Values(data, int(counts[ps.END]), int(at), tables, rows)
 
 
+def scan_beginning(data: np.ndarray) -> None:
+    """Refuse a pickle for what its first bytes hold, as `parse` would refuse the whole.
+
+    Args:
+        data: as there, cut anywhere.
+    """
+    data = data.view()
+    data.flags.writeable = False
+    code, at = ps.scan(data, np.zeros(ps.N_COUNTS, np.int64))
+    if code not in (ps.OK, ps.TRUNCATED):
+        raise refusal(code, at, data)
+
+
 def _allocate(counts: np.ndarray, n_bytes: int) -> tuple[pm.Tables, pm.Rows]:
     """Reserve all tables at their largest possible size; untouched pages cost nothing."""
     c = [int(x) for x in counts]

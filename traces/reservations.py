@@ -7,11 +7,13 @@ where one begins, and which mapped runs share one, has to be concluded.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
+from .errors import TraceError
 from .event import Action
+from .open_reservations import OpenReservations, Reservation
 from .view import UNKNOWN, History
 
 
@@ -55,25 +57,6 @@ class Table:
         return {name: data[:, k].copy() for k, name in enumerate(self.NAMES)}
 
 
-@dataclass
-class _Reservation:
-    """An expandable reservation while any of it is mapped."""
-
-    low: int
-    high: int
-    mapped: int
-    stream: int
-    small: int
-    pool: int
-    birth: int
-    rows: list[int] = field(default_factory=list)
-
-    def resolve(self, small: int, pool: int) -> None:
-        """Take over what a member shows."""
-        self.small = small if self.small == UNKNOWN else self.small
-        self.pool = pool if self.pool == UNKNOWN else self.pool
-
-
 class Reservations:
     """Expandable memory: what is mapped, and which reservation it belongs to."""
 
@@ -90,8 +73,8 @@ class Reservations:
         self.h, self.entries, self.action = h, entries, action
         self.bounds, self.pieces = bounds, pieces
         self.table, self.defects = table, defects
-        self.open: list[_Reservation] = []
-        self.all: list[_Reservation] = []
+        self.open = OpenReservations(bounds)
+        self.all: list[Reservation] = []
         self.start_rows: list[int] = []
 
     def _mapped_entries(self) -> list[int]:
@@ -157,7 +140,7 @@ class Reservations:
             at = int(low[k]) + int(evidence.first[low[k] : high[k]].argmin())
             if evidence.first[at] < self.until[k]:
                 self.small[k] = evidence.is_small[at]
-        last: _Reservation | None = None
+        last: Reservation | None = None
         for k in np.flatnonzero(mapped).tolist():
             begin, end = int(self.bounds[k]), int(self.bounds[k + 1])
             stream, pool, small = int(self.stream[k]), int(self.pool[k]), int(self.small[k])
@@ -171,9 +154,7 @@ class Reservations:
                 )
                 and np.searchsorted(others, last.high) == np.searchsorted(others, begin)
             ):
-                last = _Reservation(begin, begin, 0, stream, small, pool, -1)
-                self.open.append(last)
-                self.all.append(last)
+                last = self._opened(begin, stream, small, pool, -1)
             last.resolve(small, pool)
             if last.rows and last.high == begin:
                 self.table.rows[last.rows[-1]][1] += end - begin
@@ -181,7 +162,7 @@ class Reservations:
                 row = self.table.add(begin, end - begin, stream, UNKNOWN, UNKNOWN, 1, 0)
                 last.rows.append(row)
                 self.start_rows.append(row)
-            last.high = end
+            self.open.grow(last, last.low, end)
             last.mapped += end - begin
 
     def roll_forward(self, evidence: Evidence) -> None:
@@ -199,43 +180,56 @@ class Reservations:
                 small = int(evidence.served_small[j])
                 r = self._find(address, stream, small, pool, evidence.peak)
                 if r is None:
-                    r = _Reservation(address, address, 0, stream, small, pool, i)
-                    self.open.append(r)
-                    self.all.append(r)
+                    r = self._opened(address, stream, small, pool, i)
                 r.resolve(small, pool)
                 row = self.table.add(address, size, stream, UNKNOWN, UNKNOWN, 1, 0)
                 self.table.birth[row] = i
                 r.rows.append(row)
-                r.low, r.high = min(r.low, address), max(r.high, address + size)
+                self.open.grow(r, address, address + size)
                 r.mapped += size
             else:
-                inside = [r for r in self.open if r.low <= address < r.high]
-                for r in inside[:1]:
+                for r in self.open.holding(address)[:1]:
                     r.resolve(UNKNOWN, pool)
                     r.mapped -= size
                     if r.mapped <= 0:
                         self.open.remove(r)
+            self._check_overlap(f"entry {i:,}")
+
+    def _check_overlap(self, where: str) -> None:
+        """Refuse memory mapped over memory so often that looking through it all takes too long."""
+        if self.open.looks < 0:
+            raise TraceError(
+                f"{where}: found expandable memory mapped over memory that is mapped, again and "
+                "again; expected every address to be mapped once at a time"
+            )
+
+    def _opened(self, at: int, stream: int, small: int, pool: int, birth: int) -> Reservation:
+        r = Reservation(at, at, 0, stream, small, pool, birth, len(self.all))
+        self.open.add(r)
+        self.all.append(r)
+        return r
 
     def _find(
         self, address: int, stream: int, small: int, pool: int, peak: int
-    ) -> _Reservation | None:
+    ) -> Reservation | None:
         """Return the open reservation a map begins in, or None if it opens one."""
-        fits = [
-            r
-            for r in self.open
-            if r.stream == stream
-            and (UNKNOWN in (small, r.small) or small == r.small)
-            and (UNKNOWN in (pool, r.pool) or pool == r.pool)
-        ]
-        for r in fits:
-            if r.low <= address <= r.high:
+
+        def fits(r: Reservation) -> bool:
+            return (
+                r.stream == stream
+                and (UNKNOWN in (small, r.small) or small == r.small)
+                and (UNKNOWN in (pool, r.pool) or pool == r.pool)
+            )
+
+        for r in self.open.holding(address, with_end=True):
+            if fits(r):
                 return r
-        # The base of a reservation that was there before may lie below all that shows of it.
-        below = [r for r in fits if r.birth < 0 and address < r.low <= address + peak]
-        nearest = min(below, key=lambda r: r.low, default=None)
-        if nearest and any(address < r.low < nearest.low for r in self.open):
-            return None
-        return nearest
+        # The base of a reservation that was there before may lie below all that shows of it,
+        # unless another one begins in between.
+        for r in self.open.next_above(address):
+            if r.birth < 0 and r.low <= address + peak and fits(r):
+                return r
+        return None
 
     def finish(self) -> tuple[np.ndarray, np.ndarray]:
         """Write each reservation's attributes into its rows; return those of the final segments."""
@@ -243,18 +237,13 @@ class Reservations:
         n = len(s["address"])
         base, birth = np.zeros(n, np.int64), np.full(n, -1, np.int64)
         for k in np.flatnonzero(s["is_expandable"]).tolist():
-            address = int(s["address"][k])
-            for r in self.open:
-                if r.low <= address < r.high:
-                    # The final state knows; it outranks what requests suggested.
-                    r.small, r.pool = int(s["is_small"][k]), int(s["pool"][k])
+            base[k] = address = int(s["address"][k])
+            for r in self.open.holding(address):
+                # The final state knows; it outranks what requests suggested.
+                r.small, r.pool = int(s["is_small"][k]), int(s["pool"][k])
+                base[k], birth[k] = r.low, r.birth
+            self._check_overlap(f"segment {k:,}")
         for r in self.all:
             for row in r.rows:
                 self.table.rows[row][3:7] = [r.pool, max(r.small, 0), 1, r.low]
-        for k in np.flatnonzero(s["is_expandable"]).tolist():
-            address = int(s["address"][k])
-            base[k] = address
-            for r in self.open:
-                if r.low <= address < r.high:
-                    base[k], birth[k] = r.low, r.birth
         return base, birth

@@ -17,7 +17,7 @@ from . import pickle_machine as pm
 from . import snapshot_words as sw
 from .errors import TraceError, did_you_mean
 from .event import ENTRY_COLUMNS
-from .pickle_values import Values, parse
+from .pickle_values import Values, parse, scan_beginning
 from .recording import DeviceRecording, Finding, Recording, Stacks
 from .snapshot_explain import explain_entry, rows_of
 from .snapshot_layout import Layout, read_layout
@@ -47,6 +47,18 @@ def read_snapshot(data: bytes | bytearray | memoryview | np.ndarray, name: str) 
         raise TraceError(f"{name}: {error}") from None
     except MemoryError:
         raise TraceError(f"{name}: not enough memory to read {len(array):,} bytes") from None
+
+
+def check_beginning(head: bytes, name: str) -> None:
+    """Refuse what its first bytes show to be no snapshot; the rest need not be there yet.
+
+    Raises:
+        TraceError: as from `read_snapshot`.
+    """
+    try:
+        scan_beginning(np.frombuffer(head, np.uint8))
+    except TraceError as error:
+        raise TraceError(f"{name}: {error}") from None
 
 
 class _Reader:

@@ -224,6 +224,16 @@ def _check_segments(device: DeviceRecording, where: str) -> None:
             f"{where}: segment {int(np.argmax(bad))} claims blocks that do not exist "
             f"(there are {blocks})"
         )
+    # Readers repeat a segment's row for each of its blocks: together they must be all blocks.
+    if int(n.sum()) != blocks:
+        raise TraceError(f"{where}: found {blocks} blocks, its segments claim {int(n.sum())}")
+    bad = first != np.cumsum(n) - n
+    if np.any(bad):
+        k = int(np.argmax(bad))
+        raise TraceError(
+            f"{where}: segment {k} begins at block {first[k]}, expected {n[:k].sum()}, one behind "
+            "the last of the segment before"
+        )
 
 
 def _below(indices: np.ndarray, limit: int, where: str) -> None:

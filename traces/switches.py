@@ -50,10 +50,11 @@ def find_switches(program: Program, on_at_end: bool | None) -> tuple[bool | None
     op = program.driver_op
     mapped = program.driver_action == Action.SEGMENT_MAP
     asks = np.isin(program.op[op], (Op.MALLOC, Op.TRY))
-    request = np.where(asks, program.arg[op], 0)
-    served = program.op[op] == Op.MALLOC
+    request = program.arg[op[asks]]
+    served = program.op[op[asks]] == Op.MALLOC
     request[served] = program.request[request[served]]
-    is_private = program.req_pool[request] > 0
+    is_private = np.zeros(len(op), bool)
+    is_private[asks] = program.req_pool[request] > 0
     tells = asks & (mapped | ((program.driver_action == Action.SEGMENT_ALLOC) & ~is_private))
     entries, states = program.entry[op[tells]].tolist(), mapped[tells].tolist()
     first = states[0] if states else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import subprocess
 import sys
@@ -47,7 +48,7 @@ def test_nothing_is_started_twice(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     monkeypatch.setattr(jit, "cache_folder", lambda: tmp_path)
     monkeypatch.setattr(beside, "_started", [])
-    monkeypatch.setattr(beside.atexit, "register", lambda *_: None)
+    monkeypatch.setattr(atexit, "register", lambda *_: None)
     monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: object())
     assert [beside.start_beside(LOOPS) for _ in range(2)] == [True, False]
 

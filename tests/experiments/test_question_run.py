@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tightfit.experiments.cli import main
+from tightfit.experiments.kept import mark_of
 from tightfit.experiments.question import journal as keeping
 from tightfit.experiments.question import runner as running
 from tightfit.experiments.question.entries import (
@@ -149,7 +150,7 @@ def test_an_entry_of_another_shape_counts_as_not_there(
     with journal.open("w", encoding="utf-8") as out:
         for key in [*(e["key"] for e in entries), ["a list"]]:
             value = next(shapes)
-            entry = {"key": key, "value": value, "mark": keeping.mark_of(key, value)}
+            entry = {"key": key, "value": value, "mark": mark_of(key, value)}
             out.write(json.dumps(entry) + "\n")
     again = run(file, capsys)
     assert (again["measured"], again["kept"]) == (len(entries), 0)

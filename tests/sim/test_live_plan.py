@@ -10,7 +10,7 @@ import pytest
 
 from tightfit.sim import index, live_plan
 from tightfit.sim.assumed import nothing
-from tightfit.sim.live_plan import LANE_CELLS, MASK, RANK_BITS, TOP_UNITS
+from tightfit.sim.live_plan import LANE_CELLS, MASK, RANK_BITS
 from tightfit.sim.live_state import KNOWN_WORDS, MOST_CLASSES, N_BINS, N_CLASSES, Live
 from tightfit.sim.spares import new_id
 from tightfit.sim.state import (
@@ -25,9 +25,10 @@ from tightfit.sim.state import (
     POOL_WORDS,
     SPARES,
     STATE,
+    TABLE_UNITS,
+    TOP_UNITS,
     USED,
 )
-from tightfit.sim.state import TOP_UNITS as LANE_TOP
 from tightfit.sim.state_memory import dimensions_of, open_state
 from tightfit.sim.view import view
 from tightfit.traces.jit import kernel
@@ -88,7 +89,7 @@ class Growing:
         )  # fmt: skip
         self.lane = PLAN.views(self.plan)["lanes"]
         self.lane[CELL_BITS], self.lane[CELL_ZEROS] = RANK_BITS, 63 - RANK_BITS
-        self.lane[LANE_TOP] = TOP_UNITS
+        self.lane[TOP_UNITS] = TABLE_UNITS
         nobody = np.zeros(1, np.int64)
         known = np.zeros((MASK + 1) * KNOWN_WORDS, np.int64)
         fields: dict[str, Any] = dict.fromkeys(Live._fields, nobody)

@@ -1,10 +1,12 @@
 """Why memory was released: inside a malloc, or by the program; decided entry by entry."""
 
+import numpy as np
 import pytest
 
 from tightfit.sim.release import release
 from tightfit.sim.settings import Settings
 from tightfit.traces.history import lift
+from tightfit.traces.switches import find_switches
 from tightfit.traces.units import MiB
 
 from .recorded import FREE_BLOCK, LIVE_BLOCK, PENDING_BLOCK, by_hand, departures, kinds, ops
@@ -38,6 +40,34 @@ def test_a_release_with_no_request_behind_it_is_an_empty_cache():
     assert ops(p) == ["MALLOC 0", "FREE 0", "EMPTY_CACHE 0"]
     assert p.entry.tolist() == [1, 2, -1] and p.driver_op.tolist() == [0, 2]
     assert kinds(p) == {"inferred_empty_cache": 1} and p.complete and exact(p)
+
+
+@pytest.mark.parametrize("action", ["segment_free", "segment_unmap"])
+def test_a_history_without_a_single_request_tells_of_no_switch(action):
+    p = lift(by_hand([(action, 0, 2 * MiB)], []), 0)
+    assert ops(p) == ["EMPTY_CACHE 0"] and len(p.req_pool) == 0 and len(p.driver_op) == 1
+    for on_at_end in (None, True):
+        assert find_switches(p, on_at_end) == (None, [])
+
+
+def test_an_error_costs_no_round_of_array_work(monkeypatch):
+    """A few kilobytes hold a million of them; each took 44 microseconds."""
+    calls = 0
+
+    def counted(*args, **kwargs):
+        nonlocal calls
+        calls += 1
+        return searchsorted(*args, **kwargs)
+
+    searchsorted = np.searchsorted
+    monkeypatch.setattr(np, "searchsorted", counted)
+    found = []
+    for n in (10, 500):
+        calls = 0
+        p = lift(by_hand([("oom", 0, 2 * MiB)] * n, []), 0)
+        assert ops(p) == ["TRY 0"] * n
+        found.append(calls)
+    assert found[0] == found[1]
 
 
 def test_a_release_before_an_allocation_from_the_cache_is_an_empty_cache():

@@ -184,6 +184,20 @@ def test_an_endless_event_is_refused_before_it_fills_the_memory(monkeypatch):
         list(objects_with(endless, ("[memory]",)))
 
 
+def test_an_object_too_long_for_an_event_is_never_parsed(tmp_path: Path):
+    """Parsed, its lists would take twenty times their text."""
+    events = [memory(BASE, 512, 512, 1), memory(BASE, -512, 0, 2)]
+    data = document(events)
+    long = b'{"name":"[memory]","args":[' + b"[],[]," * 400_000 + b"tru]},"  # and is no JSON
+    (tmp_path / "x.json").write_bytes(data.replace(b"[{", b"[" + long + b"{", 1))
+    recording = load(tmp_path / "x.json")
+    assert kinds(recording)["long_objects"] == 1
+    (tmp_path / "y.json").write_bytes(data)
+    alone = load(tmp_path / "y.json")
+    assert kinds(alone).keys() == kinds(recording).keys() - {"long_objects"}
+    assert alone.devices[0].n_entries == recording.devices[0].n_entries
+
+
 def test_the_real_trace(shared: Path):
     """Two V100 were used; the trace is of rank 1, and its memory events are all of device 1."""
     recording = load(shared / "kineto" / "two_v100_memory_events.json.gz")

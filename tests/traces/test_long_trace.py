@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +18,7 @@ from tightfit.traces import event_words, serving, synthetic
 from tightfit.traces.errors import TraceError
 from tightfit.traces.long_packer import LongPacker
 from tightfit.traces.long_read import open_long
-from tightfit.traces.long_trace import EVENTS_AT, LongTrace
+from tightfit.traces.long_trace import EVENTS_AT, FRONT, LongTrace
 from tightfit.traces.requests import FITTED
 from tightfit.traces.serving import Workload, make_workload
 from tightfit.traces.synthetic import PATTERNS, PIECES, Piece, joined
@@ -285,6 +288,41 @@ def test_a_start_that_contradicts_itself_is_refused(column: str, tmp_path: Path)
         values[0] = was
         with pytest.raises(TraceError):
             open_long(path)
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"columns": True}, "found true for 'columns', expected an object"),
+        ({"columns": "text"}, "found \"text\" for 'columns', expected an object"),
+        ({"columns": {}}, "columns too many or too few: 'blocks.address'"),
+        ({"pools": {}}, "found an object for 'pools', expected a list"),
+        ({"pools": ["00"]}, 'found "00" for a pool'),
+        ({"pools": [[0, 0], [0, "1"]]}, 'found "1" for a pool'),
+        ({"findings": None}, "found null for 'findings', expected a list"),
+        ({"findings": ["kind"]}, 'found "kind" for a finding'),
+        ({"findings": [{"kind": [], "text": "", "count": 1, "device": 0}]}, "is no text"),
+        ({"settings": []}, "found a list for 'settings', expected an object"),
+        ({"extra": 1.5}, "found 1.5 for 'extra', expected an object"),
+        ({"has_entries": "no"}, "found \"no\" for 'has_entries', expected true or false"),
+        ({"complete": 3}, "found 3 for 'complete', expected true or false"),
+        ({"events": True}, "found true for 'events', expected a whole number"),
+        ({"slots": None}, "found null for 'slots', expected a whole number"),
+        (None, "found a list, expected an object"),
+    ],
+)
+def test_a_header_of_another_shape_is_refused(
+    change: dict[str, object] | None, words: str, tmp_path: Path
+) -> None:
+    data = written(tmp_path).read_bytes()
+    magic, version, at, _, _ = FRONT.unpack(data[: FRONT.size])
+    end = at + 8 + int.from_bytes(data[at : at + 8], "little")
+    header = json.loads(data[at + 8 : end])
+    text = json.dumps([] if change is None else header | change).encode()
+    tables = len(text).to_bytes(8, "little") + text + data[end:]
+    front = FRONT.pack(magic, version, at, len(tables), hashlib.sha256(tables).digest())
+    with pytest.raises(TraceError, match=re.escape(words)):
+        opened(front + data[FRONT.size : at] + tables, tmp_path)
 
 
 def test_numbers_of_words_are_those_the_replay_loop_knows() -> None:

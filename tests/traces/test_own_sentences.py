@@ -6,6 +6,7 @@ Wording that changes there must change in own_sentences.py too: each test below 
 from __future__ import annotations
 
 import pickle
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -15,7 +16,9 @@ from tightfit.traces.load import load
 from tightfit.traces.own_sentences import SENTENCES, own_words
 from tightfit.traces.pattern_recording import make_pattern
 from tightfit.traces.provenance import findings_of
-from tightfit.traces.serving import WORKLOADS, Requests, Workload
+from tightfit.traces.recording import Finding
+from tightfit.traces.requests import Requests
+from tightfit.traces.serving import WORKLOADS, Workload
 from tightfit.traces.snapshot import read_snapshot
 from tightfit.traces.synthetic import PATTERNS
 
@@ -26,11 +29,17 @@ from .test_kineto import BASE, EVENTS, document, memory, read
 SECRET = "alice"
 
 
-def shown(findings, *kinds):
+def words(kind: str, text: str) -> str:
+    """What is shown of a text, which is known as ours."""
+    found = own_words(kind, text)
+    assert found is not None, (kind, text)
+    return found
+
+
+def shown(findings: Sequence[Finding], *kinds: str) -> list[str]:
     """Check the findings, which are of these kinds, and return what is shown of them."""
     assert {f.kind for f in findings} == set(kinds)
-    texts = [own_words(f.kind, f.text) for f in findings]
-    assert None not in texts, [f for f in findings if own_words(f.kind, f.text) is None]
+    texts = [words(f.kind, f.text) for f in findings]
     assert SECRET not in "".join(texts)
     return texts
 
@@ -74,7 +83,7 @@ def test_of_what_recorded():
     texts = shown(findings_of(recorded, reads), "stand_in", "depends_on_data")
     assert "times: 1,203, in 2 places (most often: …); they" in texts[1]
     for what in (WITH_SCRATCH, WITHOUT):
-        assert own_words("no_driver", LACKS.format(what)).startswith("recorded with fake tensors")
+        assert words("no_driver", LACKS.format(what)).startswith("recorded with fake tensors")
     assert own_words("scratch", f"added for {SECRET}: {SECRET}, allocations: 3") == (
         "added for …: …, allocations: 3"
     )

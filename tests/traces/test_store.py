@@ -96,11 +96,17 @@ def recordings(draw):
     for number in draw(st.sets(st.integers(-1, 3), max_size=2)):
         blocks = draw(tables(BLOCK_COLUMNS, limits, few))
         n_blocks = len(blocks["address"])
-        bounds = {**limits, "first_block": 1, "n_blocks": n_blocks + 1}
+        bounds = {**limits, "first_block": 1, "n_blocks": 1}
+        segments = draw(tables(SEGMENT_COLUMNS, bounds, few))
+        n = len(segments["address"])
+        blocks = blocks if n else {name: column[:0] for name, column in blocks.items()}
+        if n:  # together the segments have all blocks
+            cuts = st.lists(st.integers(0, n_blocks), min_size=n - 1, max_size=n - 1)
+            ends = [*sorted(draw(cuts)), n_blocks]
+            segments["n_blocks"][:] = np.diff(ends, prepend=0)
+            segments["first_block"][:] = ends - segments["n_blocks"]
         devices[number] = DeviceRecording(
-            draw(tables(ENTRY_COLUMNS, limits, few)),
-            draw(tables(SEGMENT_COLUMNS, bounds, few)),
-            blocks,
+            draw(tables(ENTRY_COLUMNS, limits, few)), segments, blocks
         )
     return Recording(
         name=draw(st.text(max_size=8)),

@@ -11,6 +11,7 @@ from tightfit.traces import store
 from tightfit.traces.errors import TraceError
 from tightfit.traces.recording import Recording
 from tightfit.traces.store import read_store, save
+from tightfit.traces.store_header import check
 
 from .small import assert_same, small_recording
 
@@ -105,6 +106,7 @@ def test_a_flipped_byte_is_refused_or_harmless(stored):
         ("0.blocks.state", npy([[3, 0]]), "found number 3, there are 3"),
         ("0.segments.n_blocks", npy([[6]]), "claims blocks that do not exist"),
         ("0.segments.first_block", npy([[1]]), "claims blocks that do not exist"),
+        ("0.segments.n_blocks", npy([[2]]), "found 2 blocks, its segments claim 1"),
         ("stacks.frame", npy([[0, 1, 2]]), "frame of a stack: found number 2, there are 2"),
         ("stacks.length", npy([[0, 4, 4]]), "the stacks end at frame 4"),
         ("stacks.length", npy([[0, 3, 4]]), "do not ascend|end at frame"),
@@ -114,6 +116,25 @@ def test_a_flipped_byte_is_refused_or_harmless(stored):
 def test_a_wrong_column_is_refused(stored, name, content, words):
     with pytest.raises(TraceError, match=words):
         read_store(rewritten(stored, {name + ".npy": content}))
+
+
+def test_segments_that_share_blocks_are_refused():
+    recording = small_recording()
+    device = recording.devices[0]
+    device.segments = {k: np.repeat(v, 2) for k, v in device.segments.items()}
+    check(device_with(recording, [0, 1], [1, 1]), "a.npz")
+    for first, n, words in (
+        ([0, 0], [2, 2], "found 2 blocks, its segments claim 4"),
+        ([0, 0], [1, 1], "segment 1 begins at block 0, expected 1"),
+        ([1, 0], [1, 1], "segment 0 begins at block 1, expected 0"),
+    ):
+        with pytest.raises(TraceError, match=words):
+            check(device_with(recording, first, n), "a.npz")
+
+
+def device_with(recording, first, n):
+    recording.devices[0].segments.update(first_block=np.array(first), n_blocks=np.array(n))
+    return recording
 
 
 def with_header(path, change):
