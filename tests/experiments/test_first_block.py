@@ -219,7 +219,7 @@ def test_where_no_line_fits_tune_says_whether_one_block_does(capsys: Any) -> Non
 
 
 def test_tune_finds_one_size_for_several_recordings(capsys: Any) -> None:
-    names = ("gpt_bf16_varlen.default.npz", "cnn_resolutions.default.npz")
+    names = ("fsdp_rank0of4.npz", "cnn_resolutions.default.npz")
     paths = [str(DATA / name) for name in names]
     words = ["tune", *paths, "--trials", "0", "--without", "expandable_segments"]
     assert main([*words, "--json"]) == 0

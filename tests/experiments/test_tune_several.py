@@ -147,11 +147,11 @@ def test_the_recorded_line_is_known_by_what_it_does(
 
 def test_what_moves_no_memory_stays_in_the_line_to_set(tmp_path: Path, capsys: Any) -> None:
     """Unless it is forbidden, or only some of the recordings were made with it."""
-    gpt = str(DATA / "gpt_checkpoint.default.npz")
+    cnn = str(DATA / "cnn_resolutions.default.npz")
     kept = "pinned_use_background_threads:True"
     with_kept, without = str(tmp_path / "a.pickle"), str(tmp_path / "b.pickle")
     for path, line in ((with_kept, f"max_split_size_mb:64, {kept}"), (without, "")):
-        assert main(["replay", gpt, "--conf", line, "--snapshot", path]) == 0
+        assert main(["replay", cnn, "--conf", line, "--snapshot", path]) == 0
     capsys.readouterr()
     assert main(["tune", with_kept, "--trials", "0"]) == 0
     out = capsys.readouterr().out

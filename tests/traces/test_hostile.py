@@ -305,7 +305,6 @@ def test_bombs_cost_no_more_than_a_small_multiple_of_the_file():
     for name, data in bombs():
         if SHARE > 1 and len(data) > 100_000:
             continue
-        gc.collect()
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         result = outcome(data)
         grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
