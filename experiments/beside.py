@@ -43,7 +43,8 @@ def compile_beside(loops: tuple[str, ...]) -> None:
 def start_beside(loops: tuple[str, ...]) -> bool:
     """Start the second process, which ends with this one, or sooner.
 
-    Nothing is done unless there is a second core, and a folder to meet in; and nothing twice.
+    Nothing is done unless there is a second core, and a folder to meet in; and nothing twice: a
+    file there says for which loops a process was started.
 
     Args:
         loops: the assumptions of sim/assumed.py that the loop is needed under, soonest first.
@@ -53,16 +54,19 @@ def start_beside(loops: tuple[str, ...]) -> bool:
     """
     from ..traces.jit import cache_folder
 
-    if _started or cache_folder() is None or (os.cpu_count() or 1) < 2:
+    folder = cache_folder()
+    if _started or folder is None or (os.cpu_count() or 1) < 2:
         return False
     try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"beside-{'-'.join(loops)}").touch(exist_ok=False)
         worker = subprocess.Popen(
             [sys.executable, "-c", _WORK.format(loops=loops)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-    except OSError:  # it is only a shortcut
+    except OSError:  # somebody was first, or it cannot be done: it is only a shortcut
         return False
     _started.append(worker)
     atexit.register(_end, worker)

@@ -51,6 +51,9 @@ def test_nothing_is_started_twice(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     monkeypatch.setattr(atexit, "register", lambda *_: None)
     monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: object())
     assert [beside.start_beside(LOOPS) for _ in range(2)] == [True, False]
+    monkeypatch.setattr(beside, "_started", [])  # another command, later
+    assert not beside.start_beside(LOOPS)
+    assert beside.start_beside((*LOOPS, "NOTHING"))
 
 
 @pytest.mark.parametrize(("cores", "has_folder"), [(1, True), (2, False), (None, True)])
@@ -75,13 +78,14 @@ def test_what_is_needed_first_is_part_of_the_whole() -> None:
 
 IN_A_NEW_PROCESS = """
 import os, subprocess, sys
+from pathlib import Path
 from types import SimpleNamespace
 from tightfit.experiments import beside
 from tightfit.traces import jit
 
 subprocess.Popen = lambda *_, **__: SimpleNamespace(kill=int, wait=int)
 os.cpu_count = lambda: 2
-jit.cache_folder = lambda: "."
+jit.cache_folder = Path
 jit.c_function = lambda signature: lambda function: print(function.__name__)
 beside.compile_beside(("NOTHING",))
 """
