@@ -101,17 +101,9 @@ def policies_in(path: Path, where: str = "--policy") -> dict[str, AnyPolicy]:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # sys.exit too: a policy does not end the command
-        raise PolicyError(_fault(error, path, full, where)) from error
-    _read[full, words] = found
-    return found
-
-
-def _fault(error: BaseException, path: Path, full: str, where: str) -> str:
-    """What to say of a file that failed, whatever it raised."""
-    try:
         said = place_of_error(error, (full,))
         if isinstance(error, TightfitError):
-            return said or str(error)
-        return f"{where}: {said or f'{path}: {error}'}"
-    except Exception:  # an error of the file's own that cannot be put into words
-        return f"{where}: {path}: raised {type(error).__name__}, which has no message"
+            raise PolicyError(said or str(error)) from error
+        raise PolicyError(f"{where}: {said or f'{path}: {error}'}") from error
+    _read[full, words] = found
+    return found
