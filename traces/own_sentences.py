@@ -62,6 +62,9 @@ SENTENCES: dict[str, tuple[str, ...]] = {
         "a free is recorded when it is requested; memory that waited for another stream after that "
         "is not seen",
     ),
+    "long_objects": (
+        "objects of more than # that name a memory event, and are too long to be one: #; left out",
+    ),
     "other_devices": ("memory events of the CPU and other devices: #; left out",),
     "held_before": (  # the second as older files say it
         "memory allocated before the trace began and not freed in it: # bytes; where it lies is "

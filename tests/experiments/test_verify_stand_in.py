@@ -76,10 +76,11 @@ def test_the_program_s_own_settings_calls_are_made_there_too(
     sheet = check_trace(trace, LINES[:2], machine, tmp_path / "v")
     assert [(x.verdict, x.reasons) for x in sheet.lines] == [("confirmed", [])] * 2
     assert "2 settings calls are made as the program did" in sheet.program_notes
-    for line, piece in zip(LINES, sorted((tmp_path / "v").glob("*.place.npz")), strict=False):
-        (subject,) = load_subjects(piece)
+    placed = [load_subjects(path)[0] for path in (tmp_path / "v").glob("*.place.npz")]
+    assert {subject.conf for subject in placed} == {line.conf for line in LINES[:2]}
+    for subject in placed:
         assert [c.line for c in subject.program.settings_calls] == [line for _, line in calls]
-        assert find_release([subject], None).exactness[0].is_exact, line
+        assert find_release([subject], None).exactness[0].is_exact, subject.conf
     (plain,) = check_trace(DATA / "devlog.default.npz", LINES[1:2], machine, tmp_path / "v").lines
     assert plain.predicted_peak_bytes != sheet.lines[1].predicted_peak_bytes
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from tightfit.experiments.recording.fake import LACKS, WITH_SCRATCH, WITHOUT
+from tightfit.traces.kineto import LONGEST_EVENT
 from tightfit.traces.load import load
 from tightfit.traces.own_sentences import SENTENCES, own_words
 from tightfit.traces.pattern_recording import make_pattern
@@ -51,6 +52,10 @@ def test_of_profiler_traces():
                                                        "other_devices"))  # fmt: skip
     old = [memory(BASE + 8, 512, 512, 1), memory(BASE + 16, 512, 2048, 2)]
     shown(read(document(old)).findings, *always, "events_missing", "made_up_addresses")
+    long = b'{"name":"[memory]","args":[' + b" " * LONGEST_EVENT + b"]},"
+    found = read(document(EVENTS).replace(b"[{", b"[" + long + b"{", 1)).findings
+    assert any("more than 1.0 MiB" in text for text in shown(
+        [f for f in found if f.kind == "long_objects"], "long_objects"))  # fmt: skip
 
 
 @pytest.mark.parametrize(
