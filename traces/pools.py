@@ -74,17 +74,27 @@ def assign_pools(
 
 def _join_reservations(extents: Extents, unsure: np.ndarray) -> None:
     """Join expandable runs of the start that turned out to be of one stream, pool and kind."""
-    seen: dict[tuple[int, int, int], int] = {}
+    guessed = set(unsure.tolist())
+    first: dict[tuple[int, int, int], int] = {}
+    joins: dict[int, int] = {}  # group -> the group it becomes part of
     for row in extents.start[extents.is_expandable[extents.start] == 1].tolist():
         key = (
             int(extents.stream[row]), int(extents.pool[row]), int(extents.is_small[row])
         )  # fmt: skip
         group = int(extents.group[row])
-        other = seen.setdefault(key, group)
-        if other != group and (group in unsure or other in unsure):
-            both = np.isin(extents.group, (group, other))
-            extents.reservation[both] = extents.reservation[both].min()
-            extents.group[both] = other
+        other = first.setdefault(key, group)
+        if other != group and (group in guessed or other in guessed):
+            joins[group] = joins[other] = other
+    if not joins:
+        return
+    joined = np.isin(extents.group, list(joins))
+    becomes = np.arange(len(extents.group))
+    becomes[list(joins)] = list(joins.values())
+    extents.group[:] = becomes[extents.group]
+    groups, reservation = extents.group[joined], extents.reservation[joined]
+    lowest = np.full(len(extents.group), NEVER)
+    np.minimum.at(lowest, groups, reservation)
+    extents.reservation[joined] = lowest[groups]
 
 
 def _neighbours(
