@@ -13,6 +13,7 @@ from tightfit.sim.device import Device
 from tightfit.sim.reference import replay_reference
 from tightfit.sim.release import Release, release
 from tightfit.sim.settings import OFF, Settings
+from tightfit.traces.jit import JIT
 from tightfit.traces.program import Layout, Op, Program
 from tightfit.traces.random_programs import EDGES, Step, random_steps, write
 from tightfit.traces.script import Script
@@ -20,6 +21,11 @@ from tightfit.traces.units import GiB, KiB, MiB
 
 # Releases with rules of their own that move memory, and the newest.
 RELEASES = ("2.4", "2.5", "2.9", "2.10", "2.11", "2.12", "2.13", "2.15")
+
+
+def tries(count: int) -> int:
+    """So many random cases; a quarter of them without compiled code, where they run once more."""
+    return count if JIT else count // 4
 
 
 def as_start(layout: Layout) -> Layout:

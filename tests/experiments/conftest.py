@@ -14,6 +14,7 @@ from tightfit.experiments.live import check as live_check
 from tightfit.experiments.recording.whole_wheel import NEWEST, Build, find_build
 from tightfit.traces.errors import TightfitError
 
+from .on_stand_in import TRAIN, record
 from .story import dump, snapshot
 
 # Names the release of PyTorch that tests run as a whole over the stand-in; where it is set, as in
@@ -62,3 +63,21 @@ def build() -> Build:
         f"no whole CUDA build of torch {WHOLE} or {NEWEST} is in the cache; "
         f"'tightfit record --stand-in h100-80g --torch {WHOLE} --prepare' fetches it"
     )
+
+
+@pytest.fixture(scope="session")
+def trained(build: Build, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The recording of TRAIN under a settings line, made once for all tests that ask for it."""
+    folder = tmp_path_factory.mktemp("trained")
+    script = folder / "train.py"
+    script.write_text(TRAIN)
+    made: dict[str, Path] = {}
+
+    def under(conf: str) -> Path:
+        if conf not in made:
+            path = folder / f"{len(made)}.npz"
+            record(build, script, path, "--conf", conf)
+            made[conf] = path
+        return made[conf]
+
+    return under

@@ -17,11 +17,8 @@ from typer.testing import CliRunner
 
 from tightfit.experiments import cli, screen, summary
 from tightfit.traces.errors import TraceError
-from tightfit.traces.jit import JIT
 
 from .story import dump, snapshot
-
-pytestmark = pytest.mark.interpreted
 
 HEAVY = ("numba", "numpy", "optuna", "pandas", "scipy", "torch", "rich")
 NAMES = sorted(command.__name__ for command in cli.COMMANDS)
@@ -65,11 +62,10 @@ def test_without_a_command_help_is_shown(capsys: Any) -> None:
     assert "Commands:" in capsys.readouterr().out
 
 
-@pytest.mark.skipif(not JIT, reason="starts processes that compile, whatever this one does")
 def test_a_first_run_says_that_it_compiles(story: Path, tmp_path: Path) -> None:
-    cold = run("info", str(story), "--json", NUMBA_CACHE_DIR=str(tmp_path), NUMBA_DISABLE_JIT="0")
+    cold = run("info", str(story), "--json", NUMBA_CACHE_DIR=str(tmp_path))
     assert cold.stderr.startswith("first run: compiling kernels (once, about ")
-    warm = run("info", str(story), "--json", NUMBA_CACHE_DIR=str(tmp_path), NUMBA_DISABLE_JIT="0")
+    warm = run("info", str(story), "--json", NUMBA_CACHE_DIR=str(tmp_path))
     assert warm.stderr == ""
     assert warm.stdout == cold.stdout
 
@@ -84,8 +80,6 @@ def test_a_first_run_says_that_it_compiles(story: Path, tmp_path: Path) -> None:
 def test_nothing_is_compiled_for_what_cannot_be_a_recording(
     words: list[str], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    if words[0] == "live" and not JIT:
-        pytest.skip("live runs compiled code")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
     (tmp_path / "empty.pickle").touch()

@@ -9,6 +9,7 @@ Needs the whole wheel of a release, 0.5 GB; conftest.py says which.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -31,15 +32,24 @@ from tightfit.traces.load import load
 from tightfit.traces.recording import Recording
 from tightfit.traces.units import MiB
 
-from .test_stand_in import TRAIN, record, run_on
+from .on_stand_in import TRAIN, record, run_on
 
 EXPANDABLE = "expandable_segments:True"
 pytestmark = pytest.mark.slow
 
 SCRIPT = """
-import contextlib, ctypes, json, torch
+import contextlib, ctypes, json, os, torch
 
 MiB = 1 << 20
+for told in VARIANTS:  # each has a process of its own; PyTorch is imported once
+    child = os.fork()
+    if not child:
+        globals().update(told)
+        break
+    assert os.waitpid(child, 0)[1] == 0
+else:
+    if VARIANTS:
+        raise SystemExit
 if LIMIT:  # somebody else takes all but this
     rest = (torch.cuda.mem_get_info()[0] - LIMIT * MiB) // (2 * MiB) * 2 * MiB
     took = ctypes.CDLL(None).cudaMalloc(ctypes.byref(ctypes.c_void_p()), ctypes.c_size_t(rest))
@@ -84,24 +94,25 @@ try:
     work()
 except torch.OutOfMemoryError:
     failed = True
-print(json.dumps([torch.cuda.memory_stats()["reserved_bytes.all.peak"], failed]))
+print(json.dumps([torch.cuda.memory_stats()["reserved_bytes.all.peak"], failed]), flush=True)
 """
 AS_IT_IS = {"LIMIT": 0, "FIRST": 0, "FLUSH": -1, "AT": -1, "FREE": (), "APART": False}
+Variant = dict[str, object]  # what the program is told otherwise
 
 
-def write(folder: Path, **more: object) -> Path:
-    """Write the program, changed."""
+def write(folder: Path, *variants: Variant) -> Path:
+    """Write the program: to run as it is, or each of some variants of it."""
     script = folder / "program.py"
-    told = "\n".join(f"{name} = {value!r}" for name, value in (AS_IT_IS | more).items())
-    script.write_text(told + SCRIPT)
+    told = {**AS_IT_IS, "VARIANTS": variants}
+    script.write_text("\n".join(f"{name} = {value!r}" for name, value in told.items()) + SCRIPT)
     return script
 
 
-def run(build: Build, folder: Path, conf: str, **more: object) -> tuple[int, bool]:
-    """Run the program, changed; its peak of reserved bytes, and whether memory ran out."""
-    said = run_on(build, write(folder, **more), PYTORCH_CUDA_ALLOC_CONF=conf)
-    peak, failed = json.loads(said.splitlines()[-1])
-    return peak, failed
+def run(build: Build, folder: Path, conf: str, *variants: Variant) -> list[tuple[int, bool]]:
+    """Run variants of the program; of each, the peak of reserved bytes and whether it failed."""
+    said = run_on(build, write(folder, *variants), PYTORCH_CUDA_ALLOC_CONF=conf).splitlines()
+    assert len(said) == len(variants)
+    return [(peak, failed) for peak, failed in map(json.loads, said)]
 
 
 def explained(build: Build, path: Path, limit: int) -> Explanation:
@@ -109,7 +120,7 @@ def explained(build: Build, path: Path, limit: int) -> Explanation:
     return ask(choose(load_subjects(path), None, rules, gpu, None), None, rules)[0]
 
 
-def made_true(base: Recording, at: int, change: Change) -> dict[str, object]:
+def made_true(base: Recording, at: int, change: Change) -> Variant:
     """What the program is told for a change to what it does until entry `at`."""
     entries = base.devices[0].entries
     number = np.cumsum(entries["action"] == Action.ALLOC) - 1  # of the allocation at an entry
@@ -142,27 +153,22 @@ def test_each_change_does_what_was_predicted(
     base = load(tmp_path / "base.npz")
     found = explained(build, tmp_path / "base.npz", limit)
     assert found.moment == ("failed" if limit else "grew") and found.entry is not None
-    as_it_was = run(build, tmp_path, conf, LIMIT=limit)
+    changes = [
+        change for change in found.changes if change.kind != "own pool" or "keep" in change.where[0]
+    ]
+    assert {change.kind for change in changes} >= expected, found.changes
+    made = [made_true(base, found.entry, change) for change in changes]
+    as_it_was, *changed = run(build, tmp_path, conf, *({"LIMIT": limit, **x} for x in ({}, *made)))
     assert as_it_was == (found.peak_reserved_bytes, bool(limit))
-    kinds = set()
-    for change in found.changes:
-        if change.kind == "own pool" and "keep" not in change.where[0]:
-            continue
-        kinds.add(change.kind)
-        real = run(build, tmp_path, conf, LIMIT=limit, **made_true(base, found.entry, change))
+    for change, real in zip(changes, changed, strict=True):
         assert real == (change.peak_reserved_bytes, not change.fits), change
-    assert kinds >= expected, found.changes
 
 
-def test_one_block_before_training_does_what_was_predicted(build: Build, tmp_path: Path) -> None:
-    def trained(name: str, first: str) -> Recording:
-        script = tmp_path / f"{name}.py"
-        script.write_text(f"import torch\n{first}\n{TRAIN}")
-        record(build, script, tmp_path / f"{name}.npz")
-        return load(tmp_path / f"{name}.npz")
-
-    base = trained("base", "")
-    (subject,) = load_subjects(tmp_path / "base.npz")
+def test_one_block_before_training_does_what_was_predicted(
+    build: Build, trained: Callable[[str], Path], tmp_path: Path
+) -> None:
+    (subject,) = load_subjects(trained(""))
+    base = subject.recording
     rules = release(build.wheel.version)
 
     def play(packed: Packed) -> Run:
@@ -174,5 +180,7 @@ def test_one_block_before_training_does_what_was_predicted(build: Build, tmp_pat
     assert found is not None
     peak = found.runs[0].stats["reserved_bytes.all.peak"]
     assert peak < 0.95 * peak_of(base)
-    real = trained("first", statement(found))
-    assert peak_of(real) == peak
+    script = tmp_path / "first.py"
+    script.write_text(f"import torch\n{statement(found)}\n{TRAIN}")
+    record(build, script, tmp_path / "first.npz")
+    assert peak_of(load(tmp_path / "first.npz")) == peak

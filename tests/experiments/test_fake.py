@@ -56,65 +56,86 @@ def record(tmp_path: Path, *lines: str, options: tuple[str, ...] = ()) -> list[i
     return np.where(action == Action.ALLOC, size, -size)[keep].tolist()
 
 
-def test_a_tensor_is_memory_from_its_making_to_its_end(tmp_path: Path) -> None:
-    found = record(
-        tmp_path,
-        "a = torch.zeros(1024, device='cuda')",
-        "b = torch.ones(256).cuda()",
-        "view = a[3:9]",
-        "del a, b",  # the view keeps its storage
-        "c = view * 2",
-        "del view",
-    )
-    assert found == [4096, 1024, -1024, 24, -4096]
+# Each lives in variables of its own, which stay: what a part leaves is not freed in the next.
+PARTS = {
+    "tensor": """
+a = torch.zeros(1024, device="cuda")
+b = torch.ones(256).cuda()
+view = a[3:9]
+del a, b  # the view keeps its storage
+c = view * 2
+del view
+""",
+    "linear": """
+layer = torch.nn.Linear(256, 512, bias=False).cuda()
+x = torch.empty(128, 256, device="cuda")
+layer(x).sum().backward()
+""",
+    "cpu": """
+n = int(torch.tensor([3, 5, 8]).sum())
+rows = (torch.arange(100) % 10 == 0).nonzero().flatten().cuda()
+x = torch.zeros(n, 64, device="cuda")
+y = torch.zeros(100, 16, device="cuda")[rows]
+""",
+    "attention": """
+q = torch.zeros(2, 4, 128, 64, dtype=torch.bfloat16, device="cuda")
+with torch.inference_mode():
+    y = torch.nn.functional.scaled_dot_product_attention(q, q, q)
+""",
+    "shared": """
+a, b = torch.nn.Linear(64, 64, bias=False), torch.nn.Linear(64, 64, bias=False)
+b.weight = a.weight
+both = torch.nn.Sequential(a, b).cuda().bfloat16()
+assert a.weight is b.weight
+""",
+}
+MARK = 987_654_321  # bytes of what is allocated and freed after each part
 
 
-def test_a_backward_pass_through_a_linear_layer(tmp_path: Path) -> None:
-    found = record(
-        tmp_path,
-        "layer = torch.nn.Linear(256, 512, bias=False).cuda()",
-        "x = torch.empty(128, 256, device='cuda')",
-        "layer(x).sum().backward()",
-    )
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[int]]:
+    """What `record` returns of each part, run in one program, as PyTorch takes long to load."""
+    folder = tmp_path_factory.mktemp("parts")
+    run = "exec(part, variables[-1])"
+    end = f"torch.empty({MARK}, dtype=torch.uint8, device='cuda')"
+    lines = ["variables = []", f"for part in {list(PARTS.values())!r}:"]
+    lines += [f"    {line}" for line in ("variables.append({'torch': torch})", run, end)]
+    parts: list[list[int]] = [[]]
+    for size in record(folder, *lines):
+        if size == MARK:
+            parts.append([])
+        elif size != -MARK:
+            parts[-1].append(size)
+    assert len(parts) == len(PARTS) + 1
+    return dict(zip(PARTS, parts, strict=False))
+
+
+def test_a_tensor_is_memory_from_its_making_to_its_end(found: dict[str, list[int]]) -> None:
+    assert found["tensor"] == [4096, 1024, -1024, 24, -4096]
+
+
+def test_a_backward_pass_through_a_linear_layer(found: dict[str, list[int]]) -> None:
+    sizes = found["linear"]
     weights, x, y = 512 * 256 * 4, 128 * 256 * 4, 128 * 512 * 4
     # product, work space of the forward thread, sum; then the gradient and the other work space.
-    assert found[:5] == [weights, x, y, WORKSPACE, 4]
-    assert sorted(s for s in found if s > 0)[-2:] == [WORKSPACE, WORKSPACE]
-    assert sum(found) == 2 * weights + x + 2 * WORKSPACE
+    assert sizes[:5] == [weights, x, y, WORKSPACE, 4]
+    assert sorted(s for s in sizes if s > 0)[-2:] == [WORKSPACE, WORKSPACE]
+    assert sum(sizes) == 2 * weights + x + 2 * WORKSPACE
 
 
-def test_what_is_decided_on_the_cpu_is_decided(tmp_path: Path) -> None:
-    found = record(
-        tmp_path,
-        "n = int(torch.tensor([3, 5, 8]).sum())",
-        "rows = (torch.arange(100) % 10 == 0).nonzero().flatten().cuda()",
-        "x = torch.zeros(n, 64, device='cuda')",
-        "y = torch.zeros(100, 16, device='cuda')[rows]",
-    )
-    assert found == [80, 16 * 64 * 4, 6400, 10 * 64, -6400]
+def test_what_is_decided_on_the_cpu_is_decided(found: dict[str, list[int]]) -> None:
+    assert found["cpu"] == [80, 16 * 64 * 4, 6400, 10 * 64, -6400]
 
 
-def test_attention_takes_the_kernel_of_the_device(tmp_path: Path) -> None:
-    found = record(
-        tmp_path,
-        "q = torch.zeros(2, 4, 128, 64, dtype=torch.bfloat16, device='cuda')",
-        "with torch.inference_mode():",
-        "    y = torch.nn.functional.scaled_dot_product_attention(q, q, q)",
-    )
+def test_attention_takes_the_kernel_of_the_device(found: dict[str, list[int]]) -> None:
+    sizes = found["attention"]
     size = 2 * 4 * 128 * 64 * 2
-    assert found[:2] == [size, size]
-    assert max(found) == size, "the matrix of all pairs is never made"
+    assert sizes[:2] == [size, size]
+    assert max(sizes) == size, "the matrix of all pairs is never made"
 
 
-def test_layers_that_change_their_type_keep_being_shared(tmp_path: Path) -> None:
-    found = record(
-        tmp_path,
-        "a, b = torch.nn.Linear(64, 64, bias=False), torch.nn.Linear(64, 64, bias=False)",
-        "b.weight = a.weight",
-        "both = torch.nn.Sequential(a, b).cuda().bfloat16()",
-        "assert a.weight is b.weight",
-    )
-    assert found == [64 * 64 * 4, 64 * 64 * 2, -64 * 64 * 4]
+def test_layers_that_change_their_type_keep_being_shared(found: dict[str, list[int]]) -> None:
+    assert found["shared"] == [64 * 64 * 4, 64 * 64 * 2, -64 * 64 * 4]
 
 
 def test_the_page_shows_what_was_measured() -> None:

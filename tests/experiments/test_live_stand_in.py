@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,23 +22,13 @@ from tightfit.policies.playing import play_policy
 from tightfit.sim.device import Device
 from tightfit.traces.jit import JIT
 
+from .on_stand_in import TRAIN
+
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not JIT, reason="live policies are C functions, compiled code"),
 ]
 
-TRAIN = """
-import sys, torch
-model = torch.nn.Sequential(torch.nn.Linear(512, 2048), torch.nn.GELU(), torch.nn.Linear(2048, 512))
-model.cuda()
-optimizer = torch.optim.AdamW(model.parameters())
-for step in range(4):
-    x = torch.randn(64 + 700 * step, 512, device="cuda")
-    print("at", x.data_ptr(), x.nbytes, file=sys.stderr)
-    model(x).square().mean().backward()
-    optimizer.step()
-    optimizer.zero_grad()
-"""
 LIVE = """
 import torch
 def say(*words): print(*words, flush=True)
@@ -74,7 +65,7 @@ def run(build: Build, script: Path, *words: str) -> int:
 
 @pytest.mark.parametrize("policy", ["best_fit", "cupy_pool", "rounding", "pytorch", "my_fit.py"])
 def test_a_training_script_runs_as_simulated(
-    build: Build, policy: str, tmp_path: Path, capfd: Any
+    build: Build, trained: Callable[[str], Path], policy: str, tmp_path: Path, capfd: Any
 ) -> None:
     """Recorded under PyTorch's own allocator, simulated under the policy, and run under it."""
     if policy == "my_fit.py":
@@ -82,14 +73,14 @@ def test_a_training_script_runs_as_simulated(
         assert cli.main(["policy", "new", policy]) == 0
     script = tmp_path / "train.py"
     script.write_text(TRAIN)
-    assert run(build, script, "record", "-o", str(tmp_path / "a.npz")) == 0
+    recorded = trained("")
     capfd.readouterr()
     out = tmp_path / "live.json"
     assert run(build, script, "live", "--policy", policy, "--capacity", "2GiB", "-o", str(out)) == 0
     said = capfd.readouterr()
     assert " ".join(said.out.split()).startswith(f"{policy} served the program with ")
 
-    (subject,) = load_subjects(tmp_path / "a.npz")
+    (subject,) = load_subjects(recorded)
     simulated = play_policy(
         subject.kept, setting_of(policy).policy, None, Device(2 << 30), addresses=True
     )

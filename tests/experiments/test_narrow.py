@@ -9,8 +9,6 @@ import pytest
 from tightfit.experiments import screen
 from tightfit.experiments.narrow import as_paragraphs, least_widths, widths_that_fit
 
-pytestmark = pytest.mark.interpreted
-
 LINE = "large_segment_size_mb:48,\nexpandable_segments:True"
 COLUMNS = ["", "settings", screen.Column("peak reserved", "bytes"), "driver calls"]
 ROWS = [["default", "(default)", 4140 << 20, 42], ["best", LINE, 3980 << 20, None]]

@@ -29,8 +29,6 @@ from tightfit.traces.program import SettingsCall
 
 from .made_up_torch import program, write
 
-pytestmark = pytest.mark.interpreted
-
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

@@ -15,8 +15,6 @@ from tightfit.sim.engine import play
 from tightfit.traces import jit
 from tightfit.traces.recording import Finding
 
-pytestmark = pytest.mark.interpreted
-
 
 def test_several_tables_can_have_one_unit(capsys: Any) -> None:
     for size in (512 << 20, 12 << 30):

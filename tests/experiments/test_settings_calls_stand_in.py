@@ -22,7 +22,7 @@ from tightfit.traces.event import Action
 from tightfit.traces.recording import SETTINGS_CALLS
 from tightfit.traces.store import save
 
-from .unrecorded import run_on
+from .on_stand_in import run_on
 
 pytestmark = pytest.mark.slow
 

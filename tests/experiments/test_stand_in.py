@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,22 +28,12 @@ from tightfit.sim.device import Device
 from tightfit.sim.release import release
 from tightfit.sim.settings_line import parse_settings
 
-from .unrecorded import environment_on, run_on
+from .on_stand_in import TRAIN, environment_on, record, run_on
 
 pytestmark = pytest.mark.slow
 
-TRAIN = """
-import torch
-model = torch.nn.Sequential(torch.nn.Linear(512, 2048), torch.nn.GELU(), torch.nn.Linear(2048, 512))
-model.cuda()
-optimizer = torch.optim.AdamW(model.parameters())
-for step in range(4):
-    x = torch.randn(64 + 700 * step, 512, device="cuda")
-    model(x).square().mean().backward()
-    optimizer.step()
-    optimizer.zero_grad()
-    print(torch.cuda.get_device_name(), torch.cuda.get_device_capability(), x.sum().item())
-"""
+
+pytestmark = pytest.mark.slow
 
 
 def test_pytorch_sees_the_device_asked_for(build: Build, tmp_path: Path) -> None:
@@ -69,22 +60,12 @@ def test_the_stand_in_offers_every_function_that_pytorch_imports(build: Build) -
     assert done.returncode == 0, done.stderr[-600:]
 
 
-def record(build: Build, script: Path, out: Path, *words: str) -> None:
-    torch = build.wheel.version
-    command = ["record", "--stand-in", "h100-80g", "--torch", torch, "-o", str(out), *words]
-    assert cli.main([*command, "--", sys.executable, str(script)]) == 0
-
-
 @pytest.mark.parametrize("line", ["", "expandable_segments:True"])
 def test_a_recording_is_exact_and_predicts_the_run_under_the_other_line(
-    build: Build, tmp_path: Path, line: str
+    build: Build, trained: Callable[[str], Path], line: str
 ) -> None:
-    script = tmp_path / "train.py"
-    script.write_text(TRAIN)
     other = "" if line else "expandable_segments:True"
-    record(build, script, tmp_path / "a.npz", "--conf", line)
-    record(build, script, tmp_path / "b.npz", "--conf", other)
-    (a,), (b,) = load_subjects(tmp_path / "a.npz"), load_subjects(tmp_path / "b.npz")
+    (a,), (b,) = load_subjects(trained(line)), load_subjects(trained(other))
     assert find_release([a], None).exactness[0].is_exact
     truth = b.recording.extra["recorded"]["devices"]["0"]
     rules = release(build.wheel.version)
@@ -99,12 +80,10 @@ def test_a_recording_is_exact_and_predicts_the_run_under_the_other_line(
     assert wrong == {}
 
 
-def test_what_was_read_back_is_named(build: Build, tmp_path: Path, capsys: Any) -> None:
-    script = tmp_path / "train.py"
-    script.write_text(TRAIN)
-    record(build, script, tmp_path / "a.npz")
+def test_what_was_read_back_is_named(trained: Callable[[str], Path], capsys: Any) -> None:
+    path = trained("")
     capsys.readouterr()
-    assert cli.main(["info", str(tmp_path / "a.npz"), "--json"]) == 0
+    assert cli.main(["info", str(path), "--json"]) == 0
     found = {f["kind"]: f for f in json.loads(capsys.readouterr().out)["findings"]}
     assert found["depends_on_data"]["count"] == 4
     line = TRAIN.splitlines().index(next(x for x in TRAIN.splitlines() if "x.sum" in x)) + 1

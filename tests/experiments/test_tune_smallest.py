@@ -56,9 +56,8 @@ def test_no_line_tried_runs_on_less(name: str) -> None:
 @pytest.mark.parametrize(
     ("names", "without"),
     [
-        (["fsdp_rank0of4"], []),
         (["cnn_resolutions.default"], ["expandable_segments"]),
-        (["mlp_train", "fsdp_rank0of4"], []),
+        (["mlp_train", "devlog.default"], []),
     ],
 )
 def test_a_limit_changes_no_answer(

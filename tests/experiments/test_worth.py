@@ -59,7 +59,7 @@ def answers(
     return short, whole
 
 
-SMALL = ("fsdp_rank0of4", "mlp_train")
+SMALL, OTHER = "mlp_train", "fsdp_rank0of4"
 LARGE = "cnn_resolutions.default"
 NO_EXPANDABLE = ["expandable_segments"]
 
@@ -67,9 +67,8 @@ NO_EXPANDABLE = ["expandable_segments"]
 @pytest.mark.parametrize(
     ("name", "share", "without"),
     [
-        *((name, share, keys) for name in SMALL for share in (None, 0.9)
-          for keys in ([], NO_EXPANDABLE)),
-        ("oom.default", 0.9, []),
+        *((SMALL, share, keys) for share in (None, 0.9) for keys in ([], NO_EXPANDABLE)),
+        (OTHER, 0.9, []),
         (LARGE, None, []),
         (LARGE, 0.95, NO_EXPANDABLE),
     ],

@@ -21,7 +21,7 @@ from .agreement import differences
 
 
 @given(data=st.data())
-@hypothesis_settings(max_examples=150, deadline=None)
+@hypothesis_settings(max_examples=make.tries(150), deadline=None)
 @pytest.mark.interpreted
 def test_cut_if_and_only_if_more_is_reserved(data: st.DataObject) -> None:
     rules = data.draw(make.releases())

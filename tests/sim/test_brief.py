@@ -38,7 +38,7 @@ class WithBriefOnes(Script):
         return super().malloc(size, stream, pool)
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", range(make.tries(60)))
 @pytest.mark.interpreted
 def test_what_is_freed_at_once_is_counted_as_if_it_had_been_placed(seed: int) -> None:
     rng = random.Random(seed)

@@ -27,7 +27,9 @@ from tightfit.traces.units import GiB, MiB
 from .. import strategies as make
 from .agreement import both, differences
 
-LAX = examples(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+LAX = examples(
+    max_examples=make.tries(150), deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 
 
 @LAX
@@ -97,7 +99,7 @@ def test_pages_of_expandable_memory_keep_their_size() -> None:
         build_plan(packed.program, parts)
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(make.tries(40)))
 @pytest.mark.interpreted
 def test_agrees_with_the_reference_on_longer_programs(seed: int) -> None:
     rng = random.Random(seed)

@@ -5,8 +5,6 @@ import pytest
 from tightfit.sim.release import KNOWN, release
 from tightfit.traces.errors import ConfigError
 
-pytestmark = pytest.mark.interpreted
-
 
 @pytest.mark.parametrize("text", [*KNOWN, "2.15.0", "2.12.1+cu132"])
 def test_a_patch_release_follows_its_minor(text: str) -> None:

@@ -112,7 +112,7 @@ def repeated(seed: int, times: int) -> Program:
     return script.program()
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", range(make.tries(60)))
 @pytest.mark.interpreted
 @pytest.mark.usefixtures("eager")
 def test_a_random_repetition_ends_in_the_same_state(seed: int) -> None:

@@ -7,8 +7,6 @@ import pytest
 from tightfit.traces.errors import ConfigError
 from tightfit.traces.units import GiB, parse_bytes
 
-pytestmark = pytest.mark.interpreted
-
 
 @pytest.mark.parametrize(
     ("text", "size"),

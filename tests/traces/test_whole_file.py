@@ -10,8 +10,6 @@ import pytest
 
 from tightfit.traces.whole_file import replacing
 
-pytestmark = pytest.mark.interpreted
-
 
 def test_a_write_that_fails_names_the_file_and_leaves_the_old_one(tmp_path: Path) -> None:
     path = tmp_path / "out.npz"
