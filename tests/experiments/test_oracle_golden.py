@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,7 @@ DRIVER = (
 )
 
 
+@cache
 def golden(version: str) -> dict[str, tuple[Case, Answer]]:
     torch, cases = read_golden(GOLDEN / f"allocator-{version}.json")
     assert torch == version
