@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 
+from ..traces.units import shortened
 from .settings_keys import BY_NAME
+
+LONGEST_SHOWN = 500  # characters of a line in a message; with every key there is it has 400
 
 # As `tightfit tune` prints a line to be copied, and as shells take it.
 _NAME = re.compile(r"((?:export\s*)?PYTORCH_(?:CUDA_|HIP_)?ALLOC_CONF=)")
@@ -23,4 +26,4 @@ def meant_by(line: str) -> str:
     if own == line:
         return ""
     left = f"; leave off '{name[1]}'" if name else ""
-    return f"{left}; did you mean '{own}'?"
+    return f"{left}; did you mean '{shortened(own, LONGEST_SHOWN)}'?"

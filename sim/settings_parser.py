@@ -16,11 +16,11 @@ import re
 from typing import Any, NoReturn
 
 from ..traces.errors import PolicyError, did_you_mean
-from ..traces.units import GiB, MiB
+from ..traces.units import GiB, MiB, shortened
 from .c_numbers import U64, extract_double, to_double, to_int32_as_u64, to_u64
 from .release import Release
 from .settings import OFF, Settings
-from .settings_hints import meant_by
+from .settings_hints import LONGEST_SHOWN, meant_by
 from .settings_keys import BY_NAME, COUNT, DIVISIONS, FLAG, FRACTION, MIB, NAME, RESERVE, Key
 
 N_DIVISIONS = 16
@@ -165,7 +165,8 @@ class Parser:
             match = re.search("'(.*)'", near)
             if match and not BY_NAME[match[1]].known_to(self.rules):
                 near += f" That key exists from {BY_NAME[match[1]].since}"
-            self.refuse(word, f"found '{word}', expected a key of torch {self.rules.name}{near}")
+            told = shortened(word)
+            self.refuse(told, f"found '{told}', expected a key of torch {self.rules.name}{near}")
         if not key.known_to(self.rules):
             self.refuse(word, f"{word} exists from {key.since}, torch {self.rules.name} refuses it")
         return key
@@ -180,7 +181,9 @@ class Parser:
         """Step over a separator; only the strict parser looks at it, all need one to be there."""
         found = self.at(i, key, f"'{sign}'")
         if self.strict and found != sign:
-            self.refuse(key, f"found '{found}', expected '{sign}' (not enforced from 2.10)")
+            self.refuse(
+                key, f"found '{shortened(found)}', expected '{sign}' (not enforced from 2.10)"
+            )
 
     def comma(self, i: int) -> int:
         """Return where the next key stands, given where the last value ended."""
@@ -201,8 +204,9 @@ class Parser:
         return i
 
     def refuse(self, key: str, why: str) -> NoReturn:
-        where = "" if key in why else f"{key}: "
-        raise PolicyError(f"settings line '{self.conf}': {where}{why}{meant_by(self.conf)}")
+        where = "" if key in why else f"{shortened(key)}: "
+        line = shortened(self.conf, LONGEST_SHOWN)
+        raise PolicyError(f"settings line '{line}': {where}{why}{meant_by(self.conf)}")
 
     # Values.
 
@@ -231,7 +235,8 @@ class Parser:
 
     def bad(self, key: Key, text: str, hint: str = "") -> NoReturn:
         self.refuse(
-            key.name, f"found '{text}', torch {self.rules.name} accepts: {key.accepts}{hint}"
+            key.name,
+            f"found '{shortened(text)}', torch {self.rules.name} accepts: {key.accepts}{hint}",
         )
 
     def integer(self, key: Key, text: str) -> int:
@@ -320,8 +325,8 @@ class Parser:
         value = extract_double(text[:-1] if in_gib else text)
         if value is None or value <= 0:
             self.warnings.append(
-                f"{key.name}: found '{text}', expected a positive fraction such as 0.5 or a size "
-                "such as 40G; ignored"
+                f"{key.name}: found '{shortened(text)}', expected a positive fraction such as 0.5 "
+                "or a size such as 40G; ignored"
             )
         elif key.type == RESERVE:
             self.found[key.name] = value

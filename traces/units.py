@@ -45,9 +45,9 @@ def parse_bytes(text: str, where: str = "size") -> int:
     return value
 
 
-def shortened(text: str) -> str:
-    """A text as a message shows it: of thousands of digits the first few."""
-    return text if len(text) <= 60 else f"{text[:57]}..."
+def shortened(text: str, most: int = 60) -> str:
+    """A text as a message shows it: of thousands of characters the first few."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def parse_memory(text: str, where: str) -> int:

@@ -305,6 +305,19 @@ def test_any_text_is_either_accepted_or_refused_with_a_message(line, rules):
             assert str(refusal)
 
 
+@pytest.mark.parametrize("rules", [OLD[-1], NEW[-1]], ids=lambda r: r.name)
+@pytest.mark.parametrize(
+    "line",
+    ["x" * 99_999, "max_split_size_mb:" + "9" * 99_999, "max_split_size_mb:64" + "[" * 99_999,
+     "expandable_segments:True," * 9999 + "z:1", "PYTORCH_CUDA_ALLOC_CONF=" + "a:1," * 9999],
+)  # fmt: skip
+def test_a_line_of_any_length_is_refused_in_a_message_to_read(line, rules):
+    with pytest.raises(PolicyError) as refusal:
+        parse_settings(line, rules)
+    assert str(refusal.value).startswith(f"settings line '{line[:400]}")
+    assert len(str(refusal.value)) < 1200
+
+
 def test_host_memory_reserved_in_advance_is_the_one_size_without_a_cap() -> None:
     for text, value in (("17592186044416", 17592186044416), ("-20", (1 << 64) - 20)):
         parser = Parser(f"pinned_reserve_segment_size_mb:{text}", release("2.15"))
