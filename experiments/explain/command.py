@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from ..screen import Cell, Column
     from .explanation import Explanation
 
+_NO_HISTORY = (
+    "There is no history to replay: call torch.cuda.memory._record_memory_history() early."
+)
+_NO_REQUEST = "The history holds no request, so there is nothing to replay: record a longer part."
 PLACES_SHOWN, MAPS_SHOWN, PLACES_NAMED = 8, 6, 2
 
 
@@ -77,7 +81,7 @@ def explain(
     from ..line_notes import notes_on
     from ..out_of_memory import advice_on_capacity
     from ..release_fit import find_release
-    from ..screen import announce_compiling, progress
+    from ..screen import announce_compiling, progress, say
     from ..subject import load_recording, refuse_long, subjects_of
     from .asked import STEPS, ask, choose
     from .state import explain_state, is_state_only
@@ -91,6 +95,8 @@ def explain(
     if is_state_only(recording) and conf is None and capacity is None and at is None and not calls:
         number, found = explain_state(recording, device)
         _tell(found, number, "", "", "", recording.findings, "", gpu, as_json)
+        if not as_json:
+            say(_NO_REQUEST if recording.devices[number].n_entries else _NO_HISTORY)
         return
     subjects = subjects_of(recording, trace, device)
     make_calls(subjects, calls)
@@ -150,10 +156,8 @@ def _tell(
     if found.note:
         say(f"note: {found.note}")
     note(notes)
-    if found.moment == "end":
-        say("There is no history to replay: call torch.cuda.memory._record_memory_history() early.")
-        return
-    suggest(next_one)
+    if next_one:
+        suggest(next_one)
 
 
 def show(found: Explanation, device: int) -> None:

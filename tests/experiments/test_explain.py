@@ -257,6 +257,16 @@ def test_a_state_without_history_is_explained_as_it_is(tmp_path: Path, capsys: A
     assert "found nothing of device 7, expected one of 0" in capsys.readouterr().err
 
 
+def test_a_history_without_a_request_is_not_said_to_be_none(tmp_path: Path, capsys: Any) -> None:
+    content = story.snapshot()
+    content["device_traces"] = [[e for e in content["device_traces"][0] if e["action"] != "alloc"]]
+    assert content["device_traces"][0]
+    assert main(["explain", str(story.dump(content, tmp_path / "frees.pickle"))]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "The history holds no request, so there is nothing to replay" in said
+    assert "There is no history" not in said
+
+
 def test_a_long_trace_is_refused(tmp_path: Path, capsys: Any) -> None:
     path = tmp_path / "kv.events"
     assert main(["workloads", "kv_doubling", str(path), "--events", "2000"]) == 0
