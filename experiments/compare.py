@@ -106,7 +106,7 @@ def compare(
     steps = (len(chosen) + (packing > 0)) * len(subjects)
     with progress(steps, "comparing") as advance:
         compared = compare_all(subjects, chosen, gpu, advance, packing, costs, smallest)
-    findings = [*left_out, *notes_on_recordings(subjects)]
+    findings = [*left_out, *notes_on_recordings(subjects, fit.rules, gpu)]
     room = gpu.capacity_bytes
     if room is None:
         findings += advice_on_capacity(subjects)

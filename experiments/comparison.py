@@ -14,6 +14,7 @@ from ..sim.release import Release
 from ..traces.errors import ConfigError
 from ..traces.recording import Finding
 from ..traces.units import format_bytes
+from .recorded_start import recorded_failure
 from .row import Row, bound_rows, packing_row, row_of, smallest_of
 from .share_out import share_out
 from .smallest import CAPACITY_STEP, with_smallest
@@ -143,7 +144,7 @@ def notes_on_mismatches(traces: Sequence[TraceRows]) -> list[Finding]:
     return out
 
 
-def notes_on_recordings(subjects: Sequence[Subject]) -> list[Finding]:
+def notes_on_recordings(subjects: Sequence[Subject], rules: Release, gpu: Device) -> list[Finding]:
     """What was noticed in the recordings, and what became of memory live at their start."""
     out = []
     several = len({s.name for s in subjects}) > 1
@@ -153,6 +154,12 @@ def notes_on_recordings(subjects: Sequence[Subject]) -> list[Finding]:
             out.append(Finding(f.kind, f.count, where + f.text, f.device))
         if s.is_warm:
             text = "memory that was live before recording began is placed anew by every policy"
+            failed = recorded_failure([s], rules, gpu)
+            if failed is not None:
+                text += (
+                    "; where it was recorded, the recorded settings run out of memory at entry "
+                    f"{failed:,}: see replay"
+                )
             out.append(Finding("start", 1, where + text, s.device))
     return out
 

@@ -223,7 +223,10 @@ def tune_policy(
         bound_bytes=max(bounds, default=0),
         tried=len(seen),
         traces=tuple(PurePath(s.name).name for s in subjects),
-        findings=[*notes_on_recordings(subjects), *_not_honoured(subjects, label, gpu, rules)],
+        findings=[
+            *notes_on_recordings(subjects, rules, gpu),
+            *_not_honoured(subjects, label, gpu, rules),
+        ],
         torch=rules.name,
         capacity_bytes=gpu.capacity_bytes,
         interrupted=interrupted,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..policies.native import replay_native
 from ..sim.device import Device
 from ..sim.release import Release
 from ..sim.settings import Settings
@@ -15,11 +14,12 @@ from .answer import Answer, Shown, TraceResult
 from .candidates import finite_lines, forbidden_keys
 from .measure import Bench
 from .recommend import WORTH, Line, rank, recommend
+from .recorded_start import recorded_failure, recorded_peak
 from .release_fit import find_release
 from .screen import progress
 from .search import search
 from .share_out import share_out
-from .smallest import ran, with_smallest
+from .smallest import with_smallest
 from .subject import Subject
 from .tune_first_block import tune_first_block
 from .worth import FIRST
@@ -121,8 +121,8 @@ def find_line(
         findings=list(
             dict.fromkeys([*findings, *(f for s in subjects for f in s.program.findings)])
         ),
-        recorded_peak_bytes=_recorded_peak(subjects, rules),
-        recorded_fails_at=_recorded_failure(subjects, rules, gpu),
+        recorded_peak_bytes=recorded_peak(subjects, rules),
+        recorded_fails_at=recorded_failure(subjects, rules, gpu),
         interrupted=interrupted,
     )
 
@@ -143,27 +143,6 @@ def _carried(subjects: Sequence[Subject], conf: str, forbidden: frozenset[str]) 
     there = parts_that_move_nothing(conf)
     kept = [p for p in dict.fromkeys(parts[0]) if all(p in others for others in parts)]
     return tuple(p for p in kept if p not in there and not _uses(p, forbidden))
-
-
-def _recorded_peak(subjects: Sequence[Subject], rules: Release) -> int:
-    """Peak reserved bytes from the recorded start on; 0 where no recording began warm."""
-    peaks = [
-        replay_native(s.kept, s.recorded_settings(rules)[0], rules).stats["reserved_bytes.all.peak"]
-        for s in subjects
-        if s.is_warm
-    ]
-    return max(peaks, default=0)
-
-
-def _recorded_failure(subjects: Sequence[Subject], rules: Release, gpu: Device) -> int | None:
-    """The entry at which a recorded start, as it lies, leads to a failure on a device; or None."""
-    for s in subjects:
-        settings, keeps = s.settings_under(None, rules, gpu)
-        if s.is_warm and keeps:
-            run = replay_native(s.kept, settings, rules, gpu)
-            if not ran(run):
-                return max(0, int(s.program.entry[run.first_oom_op]))
-    return None
 
 
 def _enumerated(

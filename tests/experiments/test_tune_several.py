@@ -210,3 +210,9 @@ def test_where_the_recorded_start_fails_and_a_new_one_does_not_both_are_said(
     told = " ".join(capsys.readouterr().out.split())
     assert f"reach 90.0 MiB, and run out of memory on 80.0 MiB at entry {failed:,}" in told
     assert said(capsys, *words, "90MiB")["recorded_fails_at"] is None
+    for room, fails in (("80MiB", True), ("90MiB", False)):
+        compared = said(
+            capsys, "compare", str(snapshot), "--policy", "best_fit", "--capacity", room
+        )
+        (start,) = [f["text"] for f in compared["findings"] if f["kind"] == "start"]
+        assert (f"run out of memory at entry {failed:,}: see replay" in start) == fails
