@@ -9,7 +9,8 @@ from __future__ import annotations
 import random
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -81,13 +82,18 @@ def words_of(values: dict[str, int]) -> str:
     return ",".join(f"{k}={v}" for k, v in values.items()) or "no parameters"
 
 
+@lru_cache(maxsize=32)  # of all policies that are tried; to write one takes longer than to play it
+def _written(seed: int, length: int, streams: int, pools: int) -> Program:
+    """A random program, not to be changed."""
+    return random_program(seed, length, streams=streams, pools=pools)
+
+
 def without_waiting(program: Program) -> Program:
     """Every free at once: what waits may be handed on at a moment the program does not show."""
     op = program.op.copy()
     op[op == Op.FREE_LATER] = Op.CAPTURE
     arg = np.where(op == Op.CAPTURE, 0, program.arg).astype(np.int32)
-    program.op, program.arg = np.where(op == Op.COMPLETE, Op.FREE, op).astype(np.uint8), arg
-    return program
+    return replace(program, op=np.where(op == Op.COMPLETE, Op.FREE, op).astype(np.uint8), arg=arg)
 
 
 def block_fault(program: Program, run: Run, alignment: int) -> str:
@@ -123,7 +129,7 @@ def blocks(trial: Trial) -> None:
     done = seed = 0
     while done < trial.many:
         for values in trial.ends():
-            program = without_waiting(random_program(seed, trial.length, streams=3, pools=1))
+            program = without_waiting(_written(seed, trial.length, 3, 1))
             run = trial.play(pack(program), values, addresses=True)
             if run.n_ops != program.n_ops:
                 raise Broken(f"it runs out of endless memory ({words_of(values)}, seed {seed})")
@@ -218,7 +224,7 @@ def out_of_memory(trial: Trial) -> None:
     """It stays within the device, reports when memory runs out, and goes on after that."""
     room = 700 * MiB
     for seed, values in enumerate(trial.ends()):
-        program = random_program(seed, trial.length // 4, streams=2)
+        program = _written(seed, trial.length // 4, 2, 1)
         run = trial.play(pack(program), values, Device(room), stop_at_oom=False)
         if run.n_ops != program.n_ops:
             raise Broken(f"the replay ends at op {run.n_ops:,} ({words_of(values)})")
