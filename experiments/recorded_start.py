@@ -26,7 +26,17 @@ def recorded_peak(subjects: Sequence[Subject], rules: Release) -> int:
 
 
 def recorded_failure(subjects: Sequence[Subject], rules: Release, gpu: Device) -> int | None:
-    """The entry at which a recorded start, as it lies, leads to a failure on a device; or None."""
+    """The entry at which a recorded start, as it lies, leads to a failure on a device.
+
+    Args:
+        subjects: the recordings; the first that fails counts.
+        rules: the release.
+        gpu: the device.
+
+    Returns:
+        None if none fails, or none began with memory live that the device could have held; 0 for a
+        failure at no entry of its own.
+    """
     if gpu.capacity_bytes is None:
         return None
     for s in subjects:
@@ -34,5 +44,5 @@ def recorded_failure(subjects: Sequence[Subject], rules: Release, gpu: Device) -
         if s.is_warm and keeps:
             run = replay_native(s.kept, settings, rules, gpu)
             if not ran(run):
-                return max(0, int(s.program.entry[run.first_oom_op]))
+                return max(0, s.program.entry_of(run.first_oom_op)) if run.first_oom_op >= 0 else 0
     return None

@@ -82,9 +82,9 @@ def words_of(values: dict[str, int]) -> str:
     return ",".join(f"{k}={v}" for k, v in values.items()) or "no parameters"
 
 
-@lru_cache(maxsize=32)  # of all policies that are tried; to write one takes longer than to play it
+@lru_cache(maxsize=32)
 def _written(seed: int, length: int, streams: int, pools: int) -> Program:
-    """A random program, not to be changed."""
+    """A random program, not to be changed: written once for all policies that are tried on it."""
     return random_program(seed, length, streams=streams, pools=pools)
 
 

@@ -7,7 +7,7 @@ import re
 from ..traces.units import shortened
 from .settings_keys import BY_NAME
 
-LONGEST_SHOWN = 500  # characters of a line in a message; with every key there is it has 400
+LONGEST_SHOWN = 1000  # characters of a line in a message; the names of all keys have some 500
 
 # As `tightfit tune` prints a line to be copied, and as shells take it.
 _NAME = re.compile(r"((?:export\s*)?PYTORCH_(?:CUDA_|HIP_)?ALLOC_CONF=)")

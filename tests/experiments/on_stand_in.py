@@ -1,5 +1,4 @@
-"""Scripts on the whole of PyTorch over the stand-in, as on a machine that has a GPU: a small one to
-train, and how they are run and recorded."""
+"""Scripts for the whole of PyTorch over the stand-in: one that trains, and how they are run."""
 
 from __future__ import annotations
 
